@@ -1,0 +1,90 @@
+"""hfft: fine-tune pretrained Hugging Face models on small data, and know how good they are.
+
+Everything public is imported on first use, so that ``import hfft`` (and with it every command's first line)
+does not wait for torch and transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hfft.arguments import DataArguments, ModelArguments
+    from hfft.errors import UserError
+    from hfft.finetune import FineTuneResult, finetune
+    from hfft.inference import EvaluationResult, evaluate, predict
+    from hfft.layers import LayerGroup, LayerStack
+    from hfft.optim import layerwise_optimizer, layerwise_param_groups
+    from hfft.record import RunRecord
+    from hfft.strategies import Strategy, list_strategies, load_strategy
+    from hfft.task import InputColumn, Task, list_tasks, load_task
+    from hfft.trainer import FineTuningTrainer
+    from hfft.training_arguments import FineTuningArguments
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "DataArguments": "arguments",
+    "EvaluationResult": "inference",
+    "FineTuneResult": "finetune",
+    "FineTuningArguments": "training_arguments",
+    "FineTuningTrainer": "trainer",
+    "InputColumn": "task",
+    "LayerGroup": "layers",
+    "LayerStack": "layers",
+    "ModelArguments": "arguments",
+    "RunRecord": "record",
+    "Strategy": "strategies",
+    "Task": "task",
+    "UserError": "errors",
+    "evaluate": "inference",
+    "finetune": "finetune",
+    "layerwise_optimizer": "optim",
+    "layerwise_param_groups": "optim",
+    "list_strategies": "strategies",
+    "list_tasks": "task",
+    "load_strategy": "strategies",
+    "load_task": "task",
+    "predict": "inference",
+}
+
+__all__ = [  # noqa: RUF022 (the version stands last)
+    "DataArguments",
+    "EvaluationResult",
+    "FineTuneResult",
+    "FineTuningArguments",
+    "FineTuningTrainer",
+    "InputColumn",
+    "LayerGroup",
+    "LayerStack",
+    "ModelArguments",
+    "RunRecord",
+    "Strategy",
+    "Task",
+    "UserError",
+    "evaluate",
+    "finetune",
+    "layerwise_optimizer",
+    "layerwise_param_groups",
+    "list_strategies",
+    "list_tasks",
+    "load_strategy",
+    "load_task",
+    "predict",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    # importing hfft.finetune binds the module to the name of its function: the function wins from here on
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

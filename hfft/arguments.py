@@ -1,0 +1,103 @@
+"""What a run is told about its model and its data; light, so that commands which train nothing import no torch.
+
+One name in Python, on the command line and in YAML: ``max_length=64``, ``--max_length 64``, ``max_length: 64``.
+The arguments of training stand in :mod:`hfft.training_arguments`, because they extend those of transformers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from hfft.errors import UserError
+
+
+@dataclass
+class ModelArguments:
+    """The pretrained model and how its inputs are cut."""
+
+    model: str | None = field(default=None, metadata={"help": "Hub id or local folder of the pretrained model."})
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a model on the Hub (default: main)."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the Python code that a model repository brings along."}
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Tokens after which a text is cut (default: what the model reads, at most 512)."},
+    )
+
+    def __post_init__(self) -> None:
+        require_range(self, "max_length", low=4)
+
+
+@dataclass
+class DataArguments:
+    """The labelled data, the columns in it, and the splits that are drawn where none are given."""
+
+    data: Any = field(
+        default=None,
+        metadata={
+            "help": "Image folder, CSV/TSV/JSONL/Parquet file, or folder of such files named for their splits."
+        },
+    )
+    task: Any = field(
+        default=None, metadata={"help": "Registered task (see `hfft tasks`); left out, the data decides."}
+    )
+    text_column: str | None = field(default=None, metadata={"help": "Column of the text."})
+    text_pair_column: str | None = field(
+        default=None, metadata={"help": "Column of the second text of a sentence pair."}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column of the image, or of its path."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the class."})
+    validation_size: float = field(
+        default=0.1,
+        metadata={
+            "help": "Share of the training examples held back for validation where the data has no validation "
+            "split, drawn stratified and seeded; 0 trains on all and keeps the last epoch."
+        },
+    )
+    test_size: float = field(
+        default=0.2,
+        metadata={"help": "Share of the examples held back as the test split where the data has none."},
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder for converted data (default: that of the datasets library)."}
+    )
+
+    def __post_init__(self) -> None:
+        require_range(self, "validation_size", low=0, high=0.9)
+        require_range(self, "test_size", low=0, high=0.9, low_included=False)
+
+    def named_columns(self) -> dict[str, str]:
+        """Return the columns that the user named, by role: ``{"text": "sentence", "label": "intent"}``."""
+        suffix = "_column"
+        names = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name.endswith(suffix)}
+        return {name.removesuffix(suffix): value for name, value in names.items() if value is not None}
+
+
+def require_range(
+    arguments: object,
+    name: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    low_included: bool = True,
+    high_included: bool = True,
+) -> None:
+    """Raise :class:`UserError` unless the field is ``None`` or a finite number within the bounds."""
+    value = getattr(arguments, name)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number, got {value!r}.")
+    above = value >= low if low_included else value > low
+    below = value <= high if high_included else value < high
+    if above and below:
+        return
+    bounds = [f"{'at least' if low_included else 'more than'} {low:g}"] if math.isfinite(low) else []
+    bounds += [f"{'at most' if high_included else 'less than'} {high:g}"] if math.isfinite(high) else []
+    raise UserError(f"{name} must be {' and '.join(bounds)}, got {value!r}.")

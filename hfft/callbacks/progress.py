@@ -1,0 +1,94 @@
+"""One progress bar for the whole training, with the newest losses; a line for each evaluation where no one watches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a bar that disappears when it is done; where the console is no terminal nothing is drawn."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+class TrainingProgress(TrainerCallback):
+    """Shows steps, epoch and losses on a rich console; quiet on every process but the first."""
+
+    def __init__(self, console: Console, headline_metric: str) -> None:
+        self._console = console
+        self._metric = headline_metric
+        self._bar: Progress | None = None
+        self._row: TaskID | None = None
+        self._train_loss: float | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar."""
+        if state.is_world_process_zero:
+            self._bar = progress_bar(self._console)
+            self._row = self._bar.add_task("Training", total=state.max_steps, completed=state.global_step)
+            self._bar.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move on."""
+        if self._bar is not None and self._row is not None:
+            self._bar.update(self._row, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Remember the training loss, which is logged apart from the evaluation."""
+        self._train_loss = (logs or {}).get("loss", self._train_loss)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Print the losses and the headline metric of the validation split."""
+        if self._bar is None or not metrics:
+            return
+        parts = [f"epoch {state.epoch or 0:.4g}/{args.num_train_epochs:g}"]
+        if self._train_loss is not None:
+            parts.append(f"training loss {self._train_loss:.4f}")
+        parts += [
+            f"validation {name.replace('_', ' ')} {metrics[key]:.4f}"
+            for name in ("loss", self._metric)
+            if (key := f"eval_{name}") in metrics
+        ]
+        self._console.print("  " + "  ".join(parts), highlight=False)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back, also after an error."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

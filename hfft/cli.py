@@ -1,0 +1,206 @@
+"""The ``hfft`` command. Nothing heavy is imported before a command has printed its first line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from hfft import __version__
+from hfft.errors import UserError, listed, nearest
+from hfft.report.terminal import is_first_process, make_console
+
+DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 75
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        flags = [option for action in self._actions for option in action.option_strings]
+        unknown = next((word for word in message.split() if word.startswith("--")), "")
+        hint = nearest(unknown.split("=")[0], flags) if "unrecognized" in message else ""
+        raise UserError(f"{message[0].upper()}{message[1:]}.{hint}")
+
+
+def _train(argv: Sequence[str]) -> int:
+    """Fine-tune a model and test it."""
+    if not {"-h", "--help", "--help_all"} & set(argv):
+        _announce("train")
+    _quiet_libraries()
+    from hfft.parsing import read_yaml, train_parser
+
+    parser = train_parser()
+    parser.add_argument("--config", metavar="RUN.YAML", help="Read arguments from YAML; flags go before it.")
+    if {"-h", "--help"} & set(argv):
+        parser.print_help()
+        return DONE
+    if "--help_all" in argv:
+        print(parser.format_help_all())
+        return DONE
+    given = parser.parse_settings(argv)
+    settings = {**(read_yaml(given["config"]) if "config" in given else {}), **given}
+    settings.pop("config", None)
+    from hfft.finetune import finetune
+
+    finetune(**settings)
+    return DONE
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+    """Test a fine-tuned model on labelled data."""
+    parser = _model_parser("evaluate", _evaluate.__doc__)
+    parser.add_argument("--data", required=True, help="As for `hfft train`.")
+    parser.add_argument("--split", default="test", help="train, validation, test or all (default: test).")
+    parser.add_argument("--output", metavar="F.json", help="Also write the metrics to this file.")
+    parser.add_argument("--label_column", help="Column of the class.")
+    given = _parse(parser, argv)
+    output = given.pop("output", None)
+    from hfft.inference import evaluate
+
+    result = evaluate(**given)
+    from hfft.report.terminal import print_metrics
+
+    print_metrics(make_console(), result.rows, f"{given['split']}, {result.examples} examples")
+    if output is not None:
+        import json
+        from pathlib import Path
+
+        Path(output).write_text(json.dumps(result.metrics, indent=2) + "\n", "utf-8")
+    return DONE
+
+
+def _predict(argv: Sequence[str]) -> int:
+    """Predict the classes of files, or of the rows of a table."""
+    parser = _model_parser("predict", _predict.__doc__)
+    parser.add_argument("--input", required=True, dest="inputs", metavar="FILE|FOLDER", help="What to classify.")
+    parser.add_argument("--output", required=True, metavar="F.csv", help="CSV or Parquet file to write.")
+    given = _parse(parser, argv)
+    from hfft.inference import predict
+
+    table = predict(**given)
+    make_console().print(f"{len(table)} predictions: {given['output']}", highlight=False)
+    return DONE
+
+
+def _tasks(argv: Sequence[str]) -> int:
+    """List the installed tasks."""
+    _Parser(prog="hfft tasks", description=_tasks.__doc__).parse_args(argv)
+    from rich.table import Table
+
+    from hfft.task import list_tasks, load_task
+
+    table = Table("task", "what it does", "from")
+    for name in list_tasks():
+        task = load_task(name)
+        table.add_row(name, task.summary, type(task).__module__.split(".")[0])
+    make_console().print(table)
+    return DONE
+
+
+def _demo(argv: Sequence[str]) -> int:
+    """Fine-tune, test and save a small model, offline."""
+    parser = _Parser(prog="hfft demo", description=_demo.__doc__)
+    parser.add_argument("--output_dir", default="hfft-demo", help="Folder to write to (default: hfft-demo).")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the demo that output_dir holds.")
+    given = vars(parser.parse_args(argv))
+    _announce("demo")
+    _quiet_libraries()
+    from hfft.demo import demo
+
+    demo(**given)
+    return DONE
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "tasks": _tasks,
+    "demo": _demo,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 done, 1 internal error, 2 the user can mend it, 75 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        if is_first_process():
+            print(f"hfft: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        if is_first_process():
+            print("hfft: interrupted. The checkpoints stay; the same command with --resume goes on.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="hfft",
+        description="Fine-tune pretrained Hugging Face models on small data, and know how good they are.",
+        epilog="`hfft COMMAND --help` tells more. --debug shows the traceback of an error.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"hfft {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, run in COMMANDS.items():
+        commands.add_parser(name, help=run.__doc__, add_help=False)
+    if not arguments or arguments[0].startswith("-"):
+        parser.parse_args(arguments)
+        parser.print_help()
+        return DONE if arguments else USER_ERROR
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise UserError(f"There is no command '{name}'.{nearest(name, COMMANDS)} Commands: {listed(COMMANDS)}.")
+    return COMMANDS[name](rest)
+
+
+def _announce(command: str) -> None:
+    if is_first_process():
+        print(f"hfft {__version__} {command}", flush=True)
+
+
+def _quiet_libraries() -> None:
+    """Leave the terminal to hfft: the libraries' own bars and notices off, unless the user asked for them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _model_parser(command: str, description: str | None) -> _Parser:
+    parser = _Parser(prog=f"hfft {command}", description=description, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--model", required=True, help="Folder that `hfft train` wrote, or a Hub id.")
+    parser.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
+    parser.add_argument("--trust_remote_code", action="store_true", help="Run the code that a repository brings along.")
+    parser.add_argument("--task", help="Registered task (default: what the model was trained for).")
+    for role in ("text", "text_pair", "image"):
+        parser.add_argument(f"--{role}_column", help=f"Column of the {role.replace('_', ' ')}.")
+    parser.add_argument("--batch_size", type=_positive, help="Examples at a time (default: 64).")
+    parser.add_argument("--cache_dir", help="Folder for converted data.")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def _parse(parser: _Parser, argv: Sequence[str]) -> dict[str, Any]:
+    given = vars(parser.parse_args(argv))
+    _announce(parser.prog.removeprefix("hfft "))
+    _quiet_libraries()
+    return given
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Labelled splits: named columns, one frozen class list, every input checked, missing splits drawn."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hfft.arguments import DataArguments
+from hfft.data.columns import LABEL, find_columns
+from hfft.data.sources import REFERENCE, UNSPLIT, Source
+from hfft.data.splits import draw_stratified
+from hfft.errors import UserError, listed, nearest
+from hfft.task import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
+"""Shows the progress of an iterable: (items, how many, what is done)."""
+
+
+@dataclass
+class LabelledData:
+    """Splits whose columns are the task's input roles, ``label`` (class index) and ``reference`` (file or row).
+
+    Attributes:
+        splits: ``train``, ``test``, and ``validation`` unless it was not wanted.
+        class_names: index -> name; from the training split alone.
+        origin: how the user named the data.
+        notes: what was decided on the way, a sentence each.
+    """
+
+    splits: dict[str, Dataset]
+    class_names: list[str]
+    origin: str
+    notes: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return split -> class name -> number of examples."""
+        return {
+            name: {c: Counter(split[LABEL]).get(index, 0) for index, c in enumerate(self.class_names)}
+            for name, split in self.splits.items()
+        }
+
+
+def prepare(
+    source: Source, task: Task, arguments: DataArguments, seed: int, track: Track | None = None
+) -> LabelledData:
+    """Turn a source into checked train, validation and test splits.
+
+    Given splits are honoured. A missing test split is drawn from train first, then a missing validation split; the
+    test split takes part in no decision.
+
+    Raises:
+        UserError: for missing columns, missing or unknown labels, a single class, an input that cannot be read.
+    """
+    columns = find_columns(source, task, arguments.named_columns(), labelled=True)
+    if UNSPLIT in source.splits:
+        source = Source({"train": source.splits[UNSPLIT]}, source.origin, source.from_files)
+    if "train" not in source.splits:
+        raise UserError(f"--data: '{source.origin}' has no train split, only {listed(source.splits)}.")
+    class_names = _class_names(source.splits["train"], columns[LABEL], source.origin)
+    splits = {
+        name: label_split(split, name, source, task, columns, class_names, track)
+        for name, split in source.splits.items()
+    }
+    data = LabelledData(splits, class_names, source.origin)
+    if "test" not in splits:
+        _draw(data, "test", arguments.test_size, seed)
+    if "validation" not in splits and arguments.validation_size > 0:
+        _draw(data, "validation", arguments.validation_size, seed)
+    data.splits = {name: data.splits[name] for name in ("train", "validation", "test") if name in data.splits}
+    return data
+
+
+def label_split(
+    split: Dataset,
+    name: str,
+    source: Source,
+    task: Task,
+    columns: Mapping[str, str],
+    class_names: list[str] | None,
+    track: Track | None = None,
+) -> Dataset:
+    """Return a split with the task's columns, checked; with ``class_names`` also its labels as class indices."""
+    where = f"'{source.origin}'" if name == UNSPLIT else f"the {name} split of '{source.origin}'"
+    if source.from_files:
+        inputs = [task.from_file(path) for path in split[REFERENCE]]
+        labels = split[LABEL] if class_names is not None else None
+        references = split[REFERENCE]
+        from datasets import Dataset
+
+        labelled = Dataset.from_dict({role: [row[role] for row in inputs] for role in inputs[0]})
+    else:
+        labels = split[columns[LABEL]] if class_names is not None else None
+        references = [f"row {index + 1}" for index in range(len(split))]
+        labelled = split.select_columns([column for role, column in columns.items() if role != LABEL])
+        labelled = labelled.rename_columns({c: role for role, c in columns.items() if role != LABEL and role != c})
+    _check_inputs(labelled, references, where, task, track)
+    labelled = labelled.add_column(REFERENCE, list(references))
+    if class_names is not None and labels is not None:
+        texts = _label_texts(split, columns[LABEL], list(labels), where)
+        labelled = labelled.add_column(LABEL, _label_indices(texts, class_names, where))
+    return labelled
+
+
+def _check_inputs(
+    split: Dataset, references: Iterable[str], where: str, task: Task, track: Track | None
+) -> None:
+    """Look at every input before anything is trained; threads, because decoding pictures leaves Python's lock."""
+    with ThreadPoolExecutor() as pool:
+        found: Iterable[str | None] = pool.map(task.check, split)
+        if track is not None:
+            found = track(found, len(split), f"Checking {where}")
+        problems = [(ref, problem) for ref, problem in zip(references, found, strict=True) if problem]
+    if problems:
+        reference, problem = problems[0]
+        more = f" ({len(problems) - 1} more like it: {listed((r for r, _ in problems[1:]), 5)})" if problems[1:] else ""
+        raise UserError(f"--data: {where}, {reference}: {problem}.{more}")
+
+
+def _class_names(train: Dataset, column: str, origin: str) -> list[str]:
+    from datasets import ClassLabel
+
+    texts = _label_texts(train, column, list(train[column]), f"the train split of '{origin}'")
+    feature = train.features[column]
+    if isinstance(feature, ClassLabel):
+        names = list(feature.names)
+    else:
+        names = sorted(set(texts), key=_numeric_first)
+    if len(set(texts)) < 2:
+        raise UserError(
+            f"--data: '{origin}' has only one class, '{texts[0]}', in its train split: there is nothing to tell apart."
+        )
+    absent = [name for name in names if name not in set(texts)]
+    if absent:
+        raise UserError(f"--data: '{origin}' has no training example of the class {listed(absent)}.")
+    return names
+
+
+def _numeric_first(name: str) -> tuple[float, str]:
+    """Sort "2" before "10"; names that are no numbers by their letters, behind."""
+    try:
+        return (float(name), name)
+    except ValueError:
+        return (math.inf, name)
+
+
+def _label_texts(split: Dataset, column: str, labels: list[Any], where: str) -> list[str]:
+    """Return the class of every row as text; raises :class:`UserError` for what is no class."""
+    from datasets import ClassLabel
+
+    feature = split.features[column]
+    missing = [row + 1 for row, value in enumerate(labels) if _is_missing(value)]
+    if isinstance(feature, ClassLabel):
+        missing += [row + 1 for row, value in enumerate(labels) if value is not None and value < 0]
+    if missing:
+        raise UserError(
+            f"--data: {where} has no label in column '{column}' for {len(missing)} of {len(labels)} examples "
+            f"(row {listed(missing)}). Fill them in, or remove those rows."
+        )
+    if isinstance(feature, ClassLabel):
+        return [feature.int2str(value) for value in labels]
+    if isinstance(labels[0], list | dict):
+        raise UserError(f"--data: {where}: column '{column}' holds {labels[0]!r}; wanted is one class for each example.")
+    if all(isinstance(value, float) for value in labels):
+        broken = [value for value in labels if not value.is_integer()]
+        if broken:
+            raise UserError(f"--data: {where}: column '{column}' holds {broken[0]!r}, a number that is no class.")
+        return [str(int(value)) for value in labels]
+    return [str(value) for value in labels]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and math.isnan(value))
+
+
+def _label_indices(texts: list[str], class_names: list[str], where: str) -> list[int]:
+    index_of = {name: index for index, name in enumerate(class_names)}
+    unknown = sorted(set(texts) - index_of.keys())
+    if unknown:
+        raise UserError(
+            f"--data: {where} has the class '{unknown[0]}', which is not among the classes that are trained"
+            f" ({listed(class_names)}).{nearest(unknown[0], class_names)}"
+        )
+    return [index_of[text] for text in texts]
+
+
+def _draw(data: LabelledData, name: str, share: float, seed: int) -> None:
+    """Move a stratified share of the training split to a split of its own."""
+    train = data.splits["train"]
+    labels = np.asarray(train[LABEL])
+    if len(labels) < 2 * len(data.class_names):
+        raise UserError(
+            f"--data: '{data.origin}' has {len(labels)} training examples for {len(data.class_names)} classes, too few "
+            f"to hold back a {name} split. Give a {name} split"
+            + (", or set validation_size to 0." if name == "validation" else ".")
+        )
+    drawn = draw_stratified(labels, share, seed)
+    kept = np.setdiff1d(np.arange(len(labels)), drawn)
+    data.splits["train"], data.splits[name] = train.select(kept), train.select(drawn)
+    data.notes.append(f"no {name} split was given: {len(drawn)} of {len(labels)} training examples were drawn for it.")

@@ -1,0 +1,37 @@
+"""Stratified, seeded splits that also work for rare classes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def draw_stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Choose about ``share`` of the rows, the same share of every class, and at least one row in all.
+
+    Each class keeps at least one row behind; where the shares leave fractions, the classes with the largest
+    fractions give one more (scikit-learn's stratified splitters refuse classes of one or two rows instead).
+
+    Args:
+        labels: (rows,) class indices.
+        share: of the rows to draw, in (0, 1).
+        seed: the same seed draws the same rows.
+
+    Returns:
+        (drawn,) sorted row indices.
+    """
+    generator = np.random.default_rng(seed)
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = counts * share
+    take = np.minimum(np.floor(exact).astype(int), counts - 1)
+    wanted = max(1, round(len(labels) * share))
+    # the largest fractions first, in random order among equals
+    order = np.lexsort((generator.random(len(classes)), -(exact - take)))
+    for index in order:
+        if take.sum() >= wanted:
+            break
+        if take[index] < counts[index] - 1:
+            take[index] += 1
+    drawn = [
+        generator.permutation(np.flatnonzero(labels == label))[:count] for label, count in zip(classes, take, strict=True)
+    ]
+    return np.sort(np.concatenate(drawn))

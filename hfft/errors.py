@@ -1,0 +1,27 @@
+"""The error that a user can mend, and the nearest valid name for a misspelt one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something that the user can put right: the message says what, where, and what to do.
+
+    The command line prints the message alone and exits with code 2.
+    """
+
+
+def nearest(name: object, valid: Iterable[object]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the valid name closest to ``name``, or an empty string."""
+    names = {str(item).lower(): str(item) for item in valid}
+    matches = difflib.get_close_matches(str(name).lower(), list(names), n=1, cutoff=0.6)
+    return f" Did you mean '{names[matches[0]]}'?" if matches else ""
+
+
+def listed(items: Iterable[object], most: int = 8) -> str:
+    """Join ``items`` with commas; beyond ``most`` the rest is counted."""
+    names = [str(item) for item in items]
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

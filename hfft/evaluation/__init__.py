@@ -1,0 +1,7 @@
+"""Metrics, their uncertainty, and the baseline that every figure stands beside."""
+
+from hfft.evaluation.baseline import class_frequencies
+from hfft.evaluation.intervals import bootstrap_intervals
+from hfft.evaluation.metrics import METRICS, compute_metrics
+
+__all__ = ["METRICS", "bootstrap_intervals", "class_frequencies", "compute_metrics"]

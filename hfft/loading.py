@@ -1,0 +1,134 @@
+"""Load a checkpoint as a classifier: safetensors only, float32, and a head that is fresh where it must be."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfft.arguments import ModelArguments
+from hfft.data.sources import existing_path
+from hfft.errors import UserError, listed
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+def load_config(arguments: ModelArguments) -> PretrainedConfig:
+    """Return the checkpoint's configuration.
+
+    Raises :class:`UserError` for a missing folder, a folder without ``config.json`` or without weights, and a Hub id
+    that can be reached neither in the cache nor on the network.
+    """
+    from transformers import AutoConfig
+
+    model = _require_model(arguments.model)
+    _require_complete_folder(model)
+    try:
+        return AutoConfig.from_pretrained(
+            model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"--model: '{model}' cannot be loaded: {_first_line(error)}") from error
+
+
+def load_classifier(
+    auto_class: Any, arguments: ModelArguments, config: PretrainedConfig, class_names: list[str] | None
+) -> PreTrainedModel:
+    """Load ``auto_class`` (an ``AutoModelFor...Classification``) from the checkpoint.
+
+    Args:
+        auto_class: the transformers auto class.
+        arguments: where the checkpoint is.
+        config: what :func:`load_config` returned.
+        class_names: the classes of the head. It is drawn anew (from the global generator: seed before) unless the
+            checkpoint was trained on these very classes. ``None`` loads the checkpoint as it is.
+
+    Raises:
+        UserError: where the weights cannot be read, or are not those of this architecture.
+    """
+    options: dict[str, Any] = {}
+    if class_names is not None:
+        options = {
+            "num_labels": len(class_names),
+            "id2label": dict(enumerate(class_names)),
+            "label2id": {name: index for index, name in enumerate(class_names)},
+            "ignore_mismatched_sizes": True,
+        }
+    import torch
+
+    from hfft.layers import head_parameter_names
+
+    try:
+        model, loading = auto_class.from_pretrained(
+            arguments.model,
+            revision=arguments.revision,
+            trust_remote_code=arguments.trust_remote_code,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise UserError(f"--model: '{arguments.model}' cannot be loaded: {_first_line(error)}") from error
+    fresh = {*loading["missing_keys"], *(key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"])}
+    names = [name for name, _ in model.named_parameters()]
+    if fresh.issuperset(names):
+        raise UserError(f"--model: the weights of '{arguments.model}' are not those of a {type(model).__name__}.")
+    if class_names is None:
+        if fresh & set(names):
+            raise UserError(
+                f"--model: '{arguments.model}' has no trained {listed(sorted(fresh & set(names)), 3)}: it was not "
+                "fine-tuned. Train it first with `hfft train`."
+            )
+    else:
+        trained = [config.id2label[index] for index in sorted(config.id2label or {})]
+        if trained != class_names:
+            _draw_anew(model, [name for name in head_parameter_names(model) if name not in fresh])
+        model.config.problem_type = "single_label_classification"
+    return model
+
+
+def _draw_anew(model: PreTrainedModel, names: list[str]) -> None:
+    """Draw parameters of the head anew, where the loader kept those of other classes."""
+    import torch
+
+    if names:
+        drawn = type(model)(copy.deepcopy(model.config)).state_dict()
+        with torch.no_grad():
+            for name in names:
+                model.get_parameter(name).copy_(drawn[name])
+
+
+def _require_model(model: str | None) -> str:
+    if not model:
+        raise UserError("--model is needed: a Hub id such as timm/resnet18.a1_in1k, or a local folder.")
+    return str(model)
+
+
+def _require_complete_folder(model: str) -> None:
+    """Check a local folder; a name that is no folder is left to the Hub unless it can only be a path."""
+    folder = Path(model).expanduser()
+    if not folder.exists():
+        if not _may_be_hub_id(model):
+            existing_path(model, "--model")
+        return
+    if not folder.is_dir():
+        raise UserError(f"--model: '{model}' is a file; wanted is a folder with config.json and model.safetensors.")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"--model: the folder '{model}' has no config.json, so it is no model.")
+    if not any(folder.glob("*.safetensors")):
+        pickled = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt*")]
+        reason = f" ({listed(pickled)} may run code when it is loaded; convert it)" if pickled else ""
+        raise UserError(f"--model: the folder '{model}' has no weights: no *.safetensors file{reason}.")
+
+
+def _may_be_hub_id(model: str) -> bool:
+    """Tell ``name`` and ``owner/name`` from what can only be a path; ``models/x`` beside a folder models is a path."""
+    parts = model.split("/")
+    is_name = len(parts) <= 2 and all(parts) and not model.startswith((".", "~"))
+    return is_name and not (len(parts) == 2 and Path(parts[0]).is_dir())
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,80 @@
+"""Parameter groups with a real learning rate for each layer.
+
+Discriminative rates are from Howard & Ruder 2018 (ULMFiT, arXiv:1801.06146, section 3.2); the geometric decay from
+the head down is that of ELECTRA (arXiv:2003.10555) and BEiT (arXiv:2106.08254):
+
+    lr(group i of n) = lr * layer_decay ** (n - 1 - i)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from hfft.layers import LayerStack
+
+# What transformers' Trainer does not decay, by name.
+_NO_DECAY_NAME = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)", re.IGNORECASE)
+
+
+def layerwise_param_groups(
+    model: nn.Module,
+    lr: float,
+    layer_decay: float = 0.75,
+    weight_decay: float = 0.0,
+    head_lr: float | None = None,
+) -> list[dict[str, Any]]:
+    """Return parameter groups for ``torch.optim``, input first, head last, with the decayed rate in ``lr``.
+
+    The rates are plain ``lr`` entries, so every scheduler that multiplies them keeps their ratios. Each layer gives
+    at most two groups, with and without weight decay; biases, norms, every other parameter of one dimension, what
+    the model lists in ``no_weight_decay()``, and what transformers' Trainer leaves out are not decayed. Only
+    parameters that require a gradient now are grouped, and no group is empty.
+
+    Args:
+        model: any model that :class:`LayerStack` can order.
+        lr: learning rate of the head.
+        layer_decay: factor from one layer group to the next lower one; 1 gives all the same rate and needs no order.
+        weight_decay: of the parameters that are decayed.
+        head_lr: learning rate of the head, if it is not ``lr``.
+
+    Returns:
+        dicts with ``params``, ``param_names``, ``lr``, ``weight_decay`` and ``layer`` (the layer group's name).
+    """
+    parameters = dict(model.named_parameters())
+    exempt = _no_weight_decay(model)
+    stack = LayerStack.from_model(model)
+    groups = []
+    for depth, layer in enumerate(stack):
+        height = len(stack) - 1 - depth
+        rate = head_lr if height == 0 and head_lr is not None else lr * layer_decay**height
+        names = [name for name in layer.parameter_names if parameters[name].requires_grad]
+        for decayed in (True, False):
+            members = [
+                name
+                for name in names
+                if decayed == (parameters[name].ndim > 1 and name not in exempt and not _NO_DECAY_NAME.search(name))
+            ]
+            if members:
+                groups.append(
+                    {
+                        "params": [parameters[name] for name in members],
+                        "param_names": members,
+                        "lr": rate,
+                        "weight_decay": weight_decay if decayed else 0.0,
+                        "layer": layer.name,
+                    }
+                )
+    return groups
+
+
+def _no_weight_decay(model: nn.Module) -> set[str]:
+    """Collect what timm models exempt from weight decay (class token, position embedding), with full names."""
+    exempt: set[str] = set()
+    for path, module in model.named_modules():
+        rule = getattr(module, "no_weight_decay", None)
+        if callable(rule):
+            exempt.update(f"{path}.{name}" if path else name for name in rule())
+    return exempt

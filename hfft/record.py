@@ -1,0 +1,128 @@
+"""RunRecord: what happened in a run. metrics.json, predictions, report, model card and run.yaml are views of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+RUN_FILE = "run.yaml"
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.parquet"
+CARD_FILE = "README.md"
+REPORT_FILE = "report.html"
+
+_PACKAGES = ("hfft", "torch", "transformers", "timm", "accelerate", "datasets", "scikit-learn")
+
+
+@dataclass
+class Predictions:
+    """The test split as the finished model sees it.
+
+    Attributes:
+        inputs: (rows,) what a person recognises the example by.
+        labels: (rows,) class indices.
+        probabilities: (rows, classes).
+    """
+
+    inputs: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+@dataclass
+class RunRecord:
+    """What happened in a run.
+
+    Attributes:
+        settings: the arguments that make the same run again, by name.
+        task: name of the task.
+        class_names: index -> name.
+        counts: split -> class name -> number of examples.
+        notes: what was decided on the way, a sentence each.
+        layers: the layer groups with parameters and learning rate, input first.
+        history: the Trainer's log, an entry each.
+        metrics: flat name -> value, as in metrics.json.
+        metric_names: the test metrics in the order in which they are shown.
+        predictions: of the test split.
+        environment: package -> version, and the platform.
+    """
+
+    settings: dict[str, Any]
+    task: str
+    class_names: list[str]
+    counts: dict[str, dict[str, int]]
+    notes: list[str] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    metric_names: list[str] = field(default_factory=list)
+    predictions: Predictions | None = None
+    environment: dict[str, str] = field(default_factory=lambda: environment())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the test metrics as rows: name, value, low and high of the interval, and the baseline's value."""
+        return metric_rows(self.metrics, self.metric_names, "test")
+
+    def write_run_file(self, folder: Path) -> None:
+        """Write the settings, so that ``hfft train --config run.yaml`` makes the run again."""
+        text = yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)
+        (folder / RUN_FILE).write_text(f"# hfft train --config {RUN_FILE} --output_dir ANOTHER_FOLDER\n{text}", "utf-8")
+
+    def write_metrics(self, folder: Path) -> None:
+        """Write the flat dict of metrics."""
+        (folder / METRICS_FILE).write_text(json.dumps(self.metrics, indent=2) + "\n", "utf-8")
+
+    def write_predictions(self, folder: Path) -> None:
+        """Write input, label, predicted class and the probability of every class, a row for each test example."""
+        if self.predictions is not None:
+            table = prediction_table(
+                self.predictions.inputs, self.predictions.probabilities, self.class_names, self.predictions.labels
+            )
+            table.to_parquet(folder / PREDICTIONS_FILE)
+
+
+def metric_rows(metrics: dict[str, float], names: list[str], prefix: str) -> list[dict[str, Any]]:
+    """Return name, value, interval and baseline for every metric name, from the flat dict."""
+    return [
+        {
+            "name": name,
+            "value": metrics[f"{prefix}_{name}"],
+            "low": metrics.get(f"{prefix}_{name}_ci_low"),
+            "high": metrics.get(f"{prefix}_{name}_ci_high"),
+            "baseline": metrics.get(f"baseline_{prefix}_{name}"),
+        }
+        for name in names
+    ]
+
+
+def prediction_table(
+    inputs: list[str], probabilities: np.ndarray, class_names: list[str], labels: np.ndarray | None = None
+) -> Any:
+    """Return a ``datasets.Dataset`` with ``input``, ``label`` if known, ``predicted`` and ``probability_<class>``."""
+    from datasets import Dataset
+
+    columns: dict[str, Any] = {"input": inputs}
+    if labels is not None:
+        columns["label"] = [class_names[index] for index in labels]
+    columns["predicted"] = [class_names[index] for index in probabilities.argmax(axis=1)]
+    for index, name in enumerate(class_names):
+        columns[f"probability_{name}"] = probabilities[:, index].astype(np.float64)
+    return Dataset.from_dict(columns)
+
+
+def environment() -> dict[str, str]:
+    """Return the versions that a run depends on."""
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

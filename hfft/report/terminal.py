@@ -1,0 +1,31 @@
+"""The terminal: one console that is quiet on every process but the first, and the closing table."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def is_first_process() -> bool:
+    """Say whether this process is the one that speaks and writes; before torch knows of ranks, and after."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def make_console() -> Console:
+    """Return a console on standard output."""
+    return Console(quiet=not is_first_process(), soft_wrap=True)
+
+
+def print_metrics(console: Console, rows: list[dict[str, Any]], title: str) -> None:
+    """Print metrics with their 95 % intervals beside the baseline."""
+    table = Table(title=title, title_justify="left")
+    for header, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "center"), ("majority class", "right")):
+        table.add_column(header, justify=justify)  # type: ignore[arg-type]
+    for row in rows:
+        interval = f"{row['low']:.3f} to {row['high']:.3f}" if row["low"] is not None else ""
+        baseline = f"{row['baseline']:.3f}" if row["baseline"] is not None else ""
+        table.add_row(row["name"].replace("_", " "), f"{row['value']:.3f}", interval, baseline)
+    console.print(table)

@@ -1,0 +1,43 @@
+"""Strategies: each is a record that says what is trained, not a branch in the code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hfft.errors import UserError, listed, nearest
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What a run trains.
+
+    Attributes:
+        name: what ``--strategy`` says.
+        summary: one line for people.
+        layerwise: whether the learning rate falls from the head down by ``layer_decay``.
+    """
+
+    name: str
+    summary: str
+    layerwise: bool
+
+
+STRATEGIES = {
+    strategy.name: strategy
+    for strategy in (Strategy("full", "all layers from the first step, with layer-wise learning rates", layerwise=True),)
+}
+DEFAULT_STRATEGY = "full"
+
+
+def list_strategies() -> list[str]:
+    """Return the names of all strategies, sorted."""
+    return sorted(STRATEGIES)
+
+
+def load_strategy(name: str) -> Strategy:
+    """Return the strategy of that name; raises :class:`UserError` for an unknown one."""
+    if name not in STRATEGIES:
+        raise UserError(
+            f"--strategy: there is no strategy '{name}'.{nearest(name, STRATEGIES)} Known: {listed(list_strategies())}."
+        )
+    return STRATEGIES[name]

@@ -1,0 +1,158 @@
+"""Task: the one interface that a modality implements, and the registry that finds tasks by entry point.
+
+A package makes its task known with an entry point of the group ``hfft.tasks``::
+
+    [project.entry-points."hfft.tasks"]
+    audio-classification = "my_package:AudioClassification"
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hfft.errors import UserError, listed, nearest
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from hfft.arguments import ModelArguments
+
+ENTRY_POINT_GROUP = "hfft.tasks"
+
+Example = Mapping[str, Any]
+"""One row: the task's input columns by role, and ``label`` (class index) where it is known."""
+
+Encoder = Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
+"""Turns a batch of raw columns (lists of equal length) into model inputs, and ``label`` into ``labels``."""
+
+Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
+"""Turns a list of encoded examples into one batch of tensors."""
+
+
+@dataclass(frozen=True)
+class InputColumn:
+    """An input of the task: its role, the column names it commonly goes by, and whether it may be missing."""
+
+    role: str
+    common_names: tuple[str, ...]
+    required: bool = True
+
+
+class Task(ABC):
+    """What the core has to know about a modality. Tasks hold no state; importing one imports no torch."""
+
+    name: ClassVar[str]
+    """The registered name, which is also the ``pipeline`` task that loads the result."""
+
+    summary: ClassVar[str]
+    """One line for ``hfft tasks``."""
+
+    inputs: ClassVar[tuple[InputColumn, ...]]
+    """The input columns, the required ones first."""
+
+    file_suffixes: ClassVar[frozenset[str]] = frozenset()
+    """Lower-case suffixes of the files that a folder of class folders may hold; empty where files are no input."""
+
+    metrics: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "balanced_accuracy",
+        "macro_f1",
+        "log_loss",
+        "expected_calibration_error",
+    )
+    """Names of :data:`hfft.evaluation.metrics.METRICS`, the headline metric first."""
+
+    augmentations: ClassVar[tuple[str, ...]] = ("none",)
+    """The values of ``augment`` that :meth:`encoder` knows; ``auto`` means the second where there is one."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Training arguments that fit the modality better than the general defaults."""
+
+    @abstractmethod
+    def accepts(self, value: Any) -> bool:
+        """Say whether a raw cell of a table looks like an input of this task (cheap: nothing is opened)."""
+
+    @abstractmethod
+    def check(self, example: Example) -> str | None:
+        """Return what is wrong with an example's inputs, as the end of a sentence, or ``None``."""
+
+    @abstractmethod
+    def supports(self, config: PretrainedConfig) -> bool:
+        """Say whether a model of this configuration can be trained on this task."""
+
+    @abstractmethod
+    def load(
+        self, arguments: ModelArguments, config: PretrainedConfig, class_names: list[str] | None
+    ) -> tuple[PreTrainedModel, Any]:
+        """Load model (float32, a fresh head for ``class_names``) and processor.
+
+        With ``class_names=None`` the checkpoint is loaded as it is, for evaluation and prediction.
+        Raises :class:`UserError` where the checkpoint is not complete.
+        """
+
+    @abstractmethod
+    def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:
+        """Return what turns a batch of raw examples into model inputs; without ``training`` deterministically,
+        and just as ``pipeline`` does."""
+
+    @abstractmethod
+    def collator(self, processor: Any) -> Collator:
+        """Return what joins encoded examples into a batch."""
+
+    @abstractmethod
+    def describe(self, example: Example) -> str:
+        """Return one line that shows an example to a person: a path, a text."""
+
+    def from_file(self, path: str) -> dict[str, Any]:
+        """Return the raw inputs of an example that is a file (needed where ``file_suffixes`` is not empty)."""
+        return {self.inputs[0].role: path}
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def list_tasks() -> list[str]:
+    """Return the names of all installed tasks, sorted."""
+    return sorted(_entry_points())
+
+
+def load_task(task: str | Task | type[Task]) -> Task:
+    """Return the task of a registered name; a :class:`Task` (instance or class) is passed through.
+
+    Raises :class:`UserError` for a name that nothing registers and for a plug-in that cannot be imported.
+    """
+    if isinstance(task, Task):
+        return task
+    if isinstance(task, type) and issubclass(task, Task):
+        return task()
+    points = _entry_points()
+    if task not in points:
+        raise UserError(
+            f"--task: there is no task '{task}'.{nearest(task, points)} Installed: {listed(sorted(points)) or 'none'}."
+        )
+    point = points[str(task)]
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise UserError(f"Task '{task}' could not be imported from '{point.value}': {error}") from error
+    if not (inspect.isclass(loaded) and issubclass(loaded, Task)):
+        raise UserError(f"Task '{task}': '{point.value}' is not a subclass of hfft.Task.")
+    return loaded()
+
+
+def task_for_config(config: PretrainedConfig) -> Task:
+    """Return the task that the architecture named in a fine-tuned checkpoint belongs to.
+
+    Raises :class:`UserError` unless exactly one installed task claims it.
+    """
+    found = [task for task in map(load_task, list_tasks()) if task.supports(config)]
+    if len(found) == 1:
+        return found[0]
+    what = listed(task.name for task in found) if found else "no installed task"
+    raise UserError(f"--task is needed: {what} fits a {type(config).__name__} model.")

@@ -1,0 +1,151 @@
+"""FineTuningArguments: transformers' TrainingArguments with the defaults and options of fine-tuning on small data."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from hfft.arguments import require_range
+from hfft.errors import UserError
+from hfft.strategies import DEFAULT_STRATEGY, load_strategy
+
+# Fields of TrainingArguments that a run of hfft has no use for, and what to use instead.
+REPLACED = {
+    "do_train": "`hfft train` trains",
+    "do_eval": "the validation split is evaluated after every epoch unless eval_strategy says otherwise",
+    "do_predict": "the test split is always predicted at the end",
+    "resume_from_checkpoint": "use resume",
+    "remove_unused_columns": "hfft's collators need the raw columns",
+    "label_names": "the label column is chosen with label_column",
+    "push_to_hub": "push the finished folder, so that predictions and report, which hold your data, stay at home",
+    "use_liger_kernel": "hfft does not patch models",
+}
+
+_RANGES: dict[str, dict[str, Any]] = {
+    "learning_rate": {"low": 0, "low_included": False},
+    "head_learning_rate": {"low": 0, "low_included": False},
+    "layer_decay": {"low": 0, "high": 1, "low_included": False},
+    "weight_decay": {"low": 0},
+    "num_train_epochs": {"low": 0, "low_included": False},
+    "early_stopping_patience": {"low": 1},
+    "per_device_train_batch_size": {"low": 1},
+    "per_device_eval_batch_size": {"low": 1},
+    "gradient_accumulation_steps": {"low": 1},
+    "warmup_steps": {"low": 0},
+    "label_smoothing_factor": {"low": 0, "high": 1, "high_included": False},
+    "max_grad_norm": {"low": 0},
+    "adam_beta1": {"low": 0, "high": 1, "high_included": False},
+    "adam_beta2": {"low": 0, "high": 1, "high_included": False},
+    "adam_epsilon": {"low": 0, "low_included": False},
+    "seed": {"low": 0, "high": 2**32 - 1},
+    "data_seed": {"low": 0, "high": 2**32 - 1},
+    "save_total_limit": {"low": 1},
+    "dataloader_num_workers": {"low": 0},
+    "max_steps": {"low": -1},
+}
+
+
+@dataclass
+class FineTuningArguments(TrainingArguments):
+    """Training arguments of a fine-tuning run; every field of transformers' TrainingArguments keeps its name.
+
+    Raises :class:`hfft.UserError` for values that cannot be meant (negative rates, NaN, an unknown strategy).
+    """
+
+    output_dir: str | None = field(default="out", metadata={"help": "Folder that the run is written to."})
+    strategy: str = field(
+        default=DEFAULT_STRATEGY, metadata={"help": "How the model is trained: full (all layers, layer-wise rates)."}
+    )
+    layer_decay: float = field(
+        default=0.75,
+        metadata={
+            "help": "Factor between the learning rates of neighbouring layer groups, from the head down; "
+            "1 gives every layer the same rate."
+        },
+    )
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the new head (default: learning_rate)."}
+    )
+    augment: str = field(
+        default="auto",
+        metadata={"help": "Random changes to training inputs: auto, none, and for images light, medium, strong."},
+    )
+    metrics: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "More metrics of the `evaluate` library, by name or path of a local script, options behind "
+            "a colon: f1:average=macro."
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Evaluations without improvement on the validation split after which training stops."},
+    )
+    resume: bool = field(
+        default=False,
+        metadata={"help": "Go on from the newest checkpoint in output_dir (from the start where there is none)."},
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace the run that output_dir holds."})
+
+    freeze_batch_norm: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep the running mean and variance of BatchNorm layers as they were pretrained: few examples "
+            "estimate them badly. Turn off to train from random weights."
+        },
+    )
+
+    # The defaults below differ from transformers'.
+    learning_rate: float = field(default=2e-4, metadata={"help": "Peak learning rate of the head (AdamW)."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training split."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Training batch size on each device."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation batch size on each device."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay (not on biases and norms)."})
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Steps of linear warm-up; below 1 the share of all steps."}
+    )
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch, best."})
+    save_total_limit: int | None = field(
+        default=1, metadata={"help": "Checkpoints that are kept, beside the best one."}
+    )
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps, epoch."})
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "Ship the checkpoint that was best on the validation split."}
+    )
+    metric_for_best_model: str | None = field(
+        default="loss", metadata={"help": "Validation metric that decides which checkpoint is best."}
+    )
+    disable_tqdm: bool | None = field(default=False, metadata={"help": "Show no progress."})
+    report_to: str | None = field(default="none", metadata={"help": "Trackers: none, all, tensorboard, wandb, ..."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Always false: see hfft's collators."})
+
+    def __post_init__(self) -> None:
+        for name, bounds in _RANGES.items():
+            require_range(self, name, **bounds)
+        for f in dataclasses.fields(self):
+            if isinstance(getattr(self, f.name), float):
+                require_range(self, f.name)
+        load_strategy(self.strategy)
+        if self.resume and self.overwrite:
+            raise UserError("resume and overwrite exclude each other: go on with the old run, or replace it?")
+        if not torch.accelerator.is_available():
+            # Without this several ranks would each train a model of their own, and report no error.
+            self.use_cpu = True
+        if self.use_cpu:
+            self.dataloader_pin_memory = False
+        super().__post_init__()
+        self._require_one_world()
+
+    def _require_one_world(self) -> None:
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched != self.world_size:
+            raise UserError(
+                f"The launcher started {launched} processes, but the training sees {self.world_size}: they would "
+                "train separate models. Start them with torchrun or `accelerate launch`, all on the same devices."
+            )

@@ -1,0 +1,93 @@
+"""One function turns a stored picture into RGB pixels: at training, evaluation and prediction alike."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from hfft.errors import UserError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+# Checked before decoding: a 75 KB PNG can unfold to gigabytes.
+MAX_PIXELS = 100_000_000
+
+
+def decode_image(image: Any) -> Image.Image:
+    """Return the picture upright, in RGB, 8 bits a channel.
+
+    EXIF orientation is applied (a broken EXIF block is ignored), 16-bit and float greys are scaled to 8 bits instead
+    of being clipped, transparency is blended on white, and of an animation the first frame is taken. Ordinary
+    pictures come out as ``transformers.image_utils.load_image`` gives them to ``pipeline``.
+
+    Args:
+        image: a path, bytes, the datasets library's ``{"bytes", "path"}``, or a PIL image.
+
+    Raises:
+        UserError: naming the file, where it is no readable picture or has more than 100 million pixels.
+    """
+    problem, decoded = _try_decode(image)
+    if decoded is None:
+        raise UserError(f"{_name(image)}: {problem}.")
+    return decoded
+
+
+def image_problem(image: Any) -> str | None:
+    """Return why the picture cannot be decoded, or ``None``."""
+    return _try_decode(image)[0]
+
+
+def _try_decode(image: Any) -> tuple[str | None, Image.Image | None]:
+    if image is None:
+        return "there is no picture", None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata: what matters is whether pixels come out
+            opened = image if isinstance(image, Image.Image) else Image.open(_stream(image))
+            width, height = opened.size
+            if width * height > MAX_PIXELS:
+                return f"it has {width} x {height} pixels, more than {MAX_PIXELS:,}", None
+            opened.seek(0)
+            with contextlib.suppress(Exception):
+                opened = ImageOps.exif_transpose(opened)
+            return None, _to_rgb(opened)
+    except Exception as error:  # Pillow's plug-ins raise whatever their parsers hit
+        reason = str(error).split(" <", maxsplit=1)[0] or type(error).__name__
+        return f"it cannot be read as a picture ({reason})", None
+
+
+def _stream(image: Any) -> Any:
+    if isinstance(image, dict):
+        image = image["bytes"] if image.get("bytes") is not None else image["path"]
+    return io.BytesIO(image) if isinstance(image, bytes) else Path(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        if image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and 255 < high <= 65535):
+            low, high = 0.0, 65535.0  # 16 bits keep their brightness
+        elif low >= 0 and high <= 1:
+            low, high = 0.0, 1.0
+        elif low >= 0 and high <= 255:
+            low, high = 0.0, 255.0
+        scaled = np.nan_to_num((values - low) / max(high - low, 1e-12)).clip(0, 1) * 255
+        image = Image.fromarray(np.rint(scaled).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _name(image: Any) -> str:
+    path = image.get("path") if isinstance(image, dict) else image
+    return f"'{path}'" if isinstance(path, str | Path) else "a picture"

@@ -1,0 +1,88 @@
+"""The image classification task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hfft.errors import UserError
+from hfft.loading import load_classifier
+from hfft.task import Collator, Encoder, Example, InputColumn, Task
+
+from .decoding import SUFFIXES, decode_image, image_problem
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from hfft.arguments import ModelArguments
+
+
+class ImageClassification(Task):
+    """One class for each picture. The preprocessing is the checkpoint's own."""
+
+    name = "image-classification"
+    summary = "one class for each picture; timm and transformers vision models"
+    inputs = (InputColumn("image", ("image", "img", "picture", "image_path", "file_name", "file", "path", "filepath")),)
+    file_suffixes = SUFFIXES
+    augmentations = ("none", "light", "medium", "strong")
+    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-3, "num_train_epochs": 20}
+
+    def accepts(self, value: Any) -> bool:
+        """A path with the suffix of a picture, bytes, or what the datasets library stores for a picture."""
+        if isinstance(value, dict):
+            return "bytes" in value and "path" in value
+        return isinstance(value, bytes) or (isinstance(value, str) and value.lower().endswith(tuple(SUFFIXES)))
+
+    def check(self, example: Example) -> str | None:
+        """Decode the picture."""
+        return image_problem(example["image"])
+
+    def supports(self, config: PretrainedConfig) -> bool:
+        """Every configuration that transformers maps to an image classifier."""
+        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+        is_mapped = config.model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+        return is_mapped or "AutoModelForImageClassification" in (getattr(config, "auto_map", None) or {})
+
+    def load(
+        self, arguments: ModelArguments, config: PretrainedConfig, class_names: list[str] | None
+    ) -> tuple[PreTrainedModel, Any]:
+        """Load model and image processor."""
+        from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+        try:
+            processor = AutoImageProcessor.from_pretrained(
+                arguments.model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"--model: '{arguments.model}' has no image preprocessing (preprocessor_config.json): {error}"
+            ) from error
+        return load_classifier(AutoModelForImageClassification, arguments, config, class_names), processor
+
+    def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:
+        """Pictures become ``pixel_values``, (3, height, width) each."""
+        from .preprocessing import augmenting_transform, processor_transform
+
+        if training and augment != "none":
+            transform = augmenting_transform(processor, augment)
+        else:
+            transform = processor_transform(processor)
+
+        def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            encoded = {"pixel_values": [transform(decode_image(image)) for image in batch["image"]]}
+            return encoded | ({"labels": batch["label"]} if "label" in batch else {})
+
+        return encode
+
+    def collator(self, processor: Any) -> Collator:
+        """Stack pictures to (batch, 3, height, width)."""
+        from .preprocessing import stack
+
+        return stack
+
+    def describe(self, example: Example) -> str:
+        """The path, where there is one."""
+        image = example["image"]
+        path = image.get("path") if isinstance(image, dict) else image
+        return path if isinstance(path, str) else str(example.get("reference", "picture"))

@@ -1,0 +1,106 @@
+"""The text classification task: single texts and sentence pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hfft.errors import UserError
+from hfft.loading import load_classifier
+from hfft.task import Collator, Encoder, Example, InputColumn, Task
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from hfft.arguments import ModelArguments
+
+_LONGEST_BY_DEFAULT = 512  # tokens; attention costs grow with the square
+
+
+class TextClassification(Task):
+    """One class for each text or pair of texts. Batches are padded to their own longest text."""
+
+    name = "text-classification"
+    summary = "one class for each text or pair of texts; every AutoModelForSequenceClassification"
+    inputs = (
+        InputColumn("text", ("text", "sentence", "sentence1", "premise", "question", "question1", "review", "content")),
+        InputColumn(
+            "text_pair", ("text_pair", "sentence2", "hypothesis", "question2", "answer", "context"), required=False
+        ),
+    )
+    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-4, "num_train_epochs": 10}
+
+    def accepts(self, value: Any) -> bool:
+        """Any string."""
+        return isinstance(value, str)
+
+    def check(self, example: Example) -> str | None:
+        """Every text must be there."""
+        for role, value in example.items():
+            if value is None or not str(value).strip():
+                return f"the {role} is empty"
+            if not isinstance(value, str):
+                return f"the {role} is {value!r}, no text"
+        return None
+
+    def supports(self, config: PretrainedConfig) -> bool:
+        """Every configuration that transformers maps to a sequence classifier."""
+        from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+        is_mapped = config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+        return is_mapped or "AutoModelForSequenceClassification" in (getattr(config, "auto_map", None) or {})
+
+    def load(
+        self, arguments: ModelArguments, config: PretrainedConfig, class_names: list[str] | None
+    ) -> tuple[PreTrainedModel, Any]:
+        """Load model and tokenizer; ``max_length`` becomes the tokenizer's own, so that it is saved with it."""
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                arguments.model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise UserError(f"--model: '{arguments.model}' has no usable tokenizer: {error}") from error
+        tokenizer.model_max_length = _max_length(arguments.max_length, tokenizer, config)
+        model = load_classifier(AutoModelForSequenceClassification, arguments, config, class_names)
+        if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                raise UserError(f"--model: the tokenizer of '{arguments.model}' has no token to pad batches with.")
+            tokenizer.pad_token = tokenizer.eos_token
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = tokenizer.pad_token_id
+        return model, tokenizer
+
+    def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:
+        """Texts become token ids, cut to the tokenizer's ``model_max_length``."""
+
+        def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            encoded = dict(processor(batch["text"], batch.get("text_pair"), truncation=True))
+            return encoded | ({"labels": batch["label"]} if "label" in batch else {})
+
+        return encode
+
+    def collator(self, processor: Any) -> Collator:
+        """Pad to the longest text of the batch: (batch, tokens)."""
+        from transformers import DataCollatorWithPadding
+
+        return DataCollatorWithPadding(processor)
+
+    def describe(self, example: Example) -> str:
+        """The text, or both texts of a pair."""
+        texts = [str(example[role]) for role in ("text", "text_pair") if role in example]
+        return " | ".join(texts)
+
+
+def _max_length(wanted: int | None, tokenizer: Any, config: PretrainedConfig) -> int:
+    """Return the number of tokens to keep; raises :class:`UserError` where the model cannot read that many."""
+    positions = getattr(config, "max_position_embeddings", None)
+    # RoBERTa and its kin count positions from the padding index on
+    offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type or config.model_type == "camembert" else 0
+    readable = positions - offset if isinstance(positions, int) and positions > 0 else None
+    if wanted is None:
+        return min(limit for limit in (tokenizer.model_max_length, readable, _LONGEST_BY_DEFAULT) if limit)
+    if readable is not None and wanted > readable:
+        raise UserError(f"--max_length: the model reads at most {readable} tokens, got {wanted}.")
+    return wanted
