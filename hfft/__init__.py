@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hfft.arguments import DataArguments, ModelArguments
     from hfft.errors import UserError
-    from hfft.finetune import FineTuneResult, finetune
+    from hfft.finetuning import FineTuneResult, finetune
     from hfft.inference import EvaluationResult, evaluate, predict
     from hfft.layers import LayerGroup, LayerStack
     from hfft.optim import layerwise_optimizer, layerwise_param_groups
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "DataArguments": "arguments",
     "EvaluationResult": "inference",
-    "FineTuneResult": "finetune",
+    "FineTuneResult": "finetuning",
     "FineTuningArguments": "training_arguments",
     "FineTuningTrainer": "trainer",
     "InputColumn": "task",
@@ -39,7 +39,7 @@ _MODULE_OF = {
     "Task": "task",
     "UserError": "errors",
     "evaluate": "inference",
-    "finetune": "finetune",
+    "finetune": "finetuning",
     "layerwise_optimizer": "optim",
     "layerwise_param_groups": "optim",
     "list_strategies": "strategies",
@@ -81,7 +81,6 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    # importing hfft.finetune binds the module to the name of its function: the function wins from here on
     globals()[name] = value
     return value
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 from hfft.errors import UserError
 
@@ -38,13 +37,11 @@ class ModelArguments:
 class DataArguments:
     """The labelled data, the columns in it, and the splits that are drawn where none are given."""
 
-    data: Any = field(
+    data: str | None = field(  # in Python also a DatasetDict; the flag decides the type
         default=None,
-        metadata={
-            "help": "Image folder, CSV/TSV/JSONL/Parquet file, or folder of such files named for their splits."
-        },
+        metadata={"help": "Image folder, CSV/TSV/JSONL/Parquet file, or folder of such files named for their splits."},
     )
-    task: Any = field(
+    task: str | None = field(  # in Python also a Task
         default=None, metadata={"help": "Registered task (see `hfft tasks`); left out, the data decides."}
     )
     text_column: str | None = field(default=None, metadata={"help": "Column of the text."})

@@ -42,7 +42,7 @@ def _train(argv: Sequence[str]) -> int:
     given = parser.parse_settings(argv)
     settings = {**(read_yaml(given["config"]) if "config" in given else {}), **given}
     settings.pop("config", None)
-    from hfft.finetune import finetune
+    from hfft.finetuning import finetune
 
     finetune(**settings)
     return DONE
@@ -137,7 +137,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         if is_first_process():
-            print("hfft: interrupted. The checkpoints stay; the same command with --resume goes on.", file=sys.stderr)
+            print(
+                "hfft: interrupted. The checkpoints stay; the same command with --resume goes on.",
+                file=sys.stderr,
+            )
         return INTERRUPTED
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from hfft.errors import UserError
-from hfft.finetune import FineTuneResult, finetune
+from hfft.finetuning import FineTuneResult, finetune
 from hfft.report import make_console
 
 IMAGE_SIZE = 32
@@ -24,7 +24,8 @@ def demo(output_dir: str = "hfft-demo", overwrite: bool = False) -> FineTuneResu
     run = folder / "run"
     if folder.exists() and any(folder.iterdir()) and not (overwrite and run.is_dir()):
         raise UserError(
-            f"--output_dir: the folder '{folder}' is not empty. Choose another one, or replace an older demo with --overwrite."
+            f"--output_dir: the folder '{folder}' is not empty. Choose another one, or replace an older demo with "
+            "--overwrite."
         )
     write_digits(folder / "digits")
     write_untrained_model(folder / "untrained-model")
@@ -43,7 +44,10 @@ def demo(output_dir: str = "hfft-demo", overwrite: bool = False) -> FineTuneResu
     console.print("\nYour own pictures, a folder for each class:", highlight=False)
     console.print("  hfft train --model timm/resnet18.a1_in1k --data photos/ --output_dir out", highlight=False)
     console.print("Your own texts, a table with the columns text and label:", highlight=False)
-    console.print("  hfft train --model google-bert/bert-base-uncased --data texts.csv --output_dir out", highlight=False)
+    console.print(
+        "  hfft train --model google-bert/bert-base-uncased --data texts.csv --output_dir out",
+        highlight=False,
+    )
     return result
 
 

@@ -20,10 +20,10 @@ from hfft.data import Source, label_split, prepare, read_inputs, read_source
 from hfft.data.columns import find_columns
 from hfft.data.sources import UNSPLIT
 from hfft.errors import UserError, listed, nearest
-from hfft.evaluation import bootstrap_intervals, class_frequencies, compute_metrics
+from hfft.evaluation import class_frequencies, metric_rows, summarize
 from hfft.evaluation.metrics import softmax
 from hfft.loading import load_config
-from hfft.record import RUN_FILE, metric_rows, prediction_table
+from hfft.record import RUN_FILE, prediction_table
 from hfft.report import make_console
 from hfft.task import Task, load_task, task_for_config
 
@@ -52,7 +52,9 @@ class Classifier:
         config = load_config(arguments)
         chosen = load_task(task) if task is not None else task_for_config(config)
         if not chosen.supports(config):
-            raise UserError(f"--model: '{arguments.model}' is a {config.model_type} model, which cannot do {chosen.name}.")
+            raise UserError(
+                f"--model: '{arguments.model}' is a {config.model_type} model, which cannot do {chosen.name}."
+            )
         model, processor = chosen.load(arguments, config, None)
         names = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -104,15 +106,8 @@ def evaluate(
     labels = np.asarray(examples["label"])
     probabilities = classifier.probabilities(examples, batch_size, "Evaluating")
     names = list(classifier.task.metrics)
-    intervals = bootstrap_intervals(names, labels, probabilities, seed)
-    baseline = compute_metrics(
-        names, labels, class_frequencies(labels, len(classifier.class_names), len(labels))
-    )
-    metrics: dict[str, float] = {}
-    for name, value in compute_metrics(names, labels, probabilities).items():
-        metrics[f"{split}_{name}"] = value
-        metrics[f"{split}_{name}_ci_low"], metrics[f"{split}_{name}_ci_high"] = intervals[name]
-        metrics[f"baseline_{split}_{name}"] = baseline[name]
+    baseline = class_frequencies(labels, len(classifier.class_names), len(labels))
+    metrics = summarize(names, labels, probabilities, baseline, prefix=split, seed=seed)
     return EvaluationResult(metrics, metric_rows(metrics, names, split), len(labels))
 
 
@@ -166,12 +161,12 @@ def _sort(settings: Mapping[str, Any], **given: Any) -> tuple[ModelArguments, Da
     return model_arguments, data_arguments
 
 
-def _evaluation_split(
-    model: str, source: Source, split: str, classifier: Classifier, arguments: DataArguments
-) -> Any:
+def _evaluation_split(model: str, source: Source, split: str, classifier: Classifier, arguments: DataArguments) -> Any:
     names = [*source.splits, "all"] if UNSPLIT not in source.splits else ["train", "validation", "test", "all"]
     if split not in names:
-        raise UserError(f"--split: '{source.origin}' has no split '{split}'.{nearest(split, names)} It has {listed(names)}.")
+        raise UserError(
+            f"--split: '{source.origin}' has no split '{split}'.{nearest(split, names)} It has {listed(names)}."
+        )
     task, class_names = classifier.task, classifier.class_names
     columns = find_columns(source, task, arguments.named_columns(), labelled=True)
     own_run = _settings_of_own_run(model, source)
@@ -207,4 +202,3 @@ def _require_writable(output: Path, inputs: Path) -> None:
         raise UserError(f"--output: there is no folder '{output.parent}'.")
     if output.is_dir() or output.absolute() == inputs.absolute():
         raise UserError(f"--output: '{output}' is a folder, or the input itself.")
-

@@ -10,9 +10,9 @@ The order is derived from the structure of the model, never from a table of mode
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, overload
 
 from torch import nn
@@ -121,7 +121,9 @@ def _from_group_matcher(model: Any, prefix: str, head: list[str]) -> list[LayerG
     if len(trunk) < 3 or not head:
         return None
     named = [(STEM if depth == 0 else _common_module(names), names) for depth, names in enumerate(trunk)]
-    return [LayerGroup(name or f"layer {depth}", tuple(names)) for depth, (name, names) in enumerate([*named, (HEAD, head)])]
+    return [
+        LayerGroup(name or f"layer {depth}", tuple(names)) for depth, (name, names) in enumerate([*named, (HEAD, head)])
+    ]
 
 
 def _from_structure(model: nn.Module, names: list[str], head: list[str]) -> list[LayerGroup]:
@@ -168,11 +170,13 @@ def _block_paths(module: nn.Module, path: str, min_size: float) -> list[str]:
         if sum(parameter.numel() for parameter in child.parameters()) < min_size:
             continue
         links = [(key, link) for key, link in child.named_children() if next(link.parameters(), None) is not None]
-        if not isinstance(child, nn.ModuleList | nn.Sequential) or len(links) < 2:
+        if not isinstance(child, nn.ModuleList) and not (isinstance(child, nn.Sequential) and len(links) > 1):
             found += _block_paths(child, child_path, min_size)
-        elif len({_signature(link) for _, link in links}) == 1:
+        elif len(links) > 1 and len({_signature(link) for _, link in links}) == 1:
             found += [f"{child_path}.{key}" for key, _ in links]
-        else:  # stages of different widths: look inside, and take a stage without inner blocks as one block
+        else:
+            # stages of different widths, or one block that is used again and again (ALBERT): look inside, and take
+            # what has no inner blocks as one block
             for key, link in links:
                 found += _block_paths(link, f"{child_path}.{key}", 0.5 * _size(link)) or [f"{child_path}.{key}"]
     return found
@@ -189,7 +193,8 @@ def _signature(module: nn.Module) -> tuple[Any, ...]:
 
 def _common_module(names: list[str]) -> str:
     """Return the deepest module path that holds all the parameters, without the parameter's own name."""
-    return ".".join(os.path.commonprefix([name.split(".")[:-1] for name in names]))
+    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
 
 
 def _require_each_parameter_once(groups: list[LayerGroup], names: list[str]) -> None:

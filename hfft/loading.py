@@ -71,7 +71,10 @@ def load_classifier(
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise UserError(f"--model: '{arguments.model}' cannot be loaded: {_first_line(error)}") from error
-    fresh = {*loading["missing_keys"], *(key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"])}
+    fresh = {
+        *loading["missing_keys"],
+        *(key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]),
+    }
     names = [name for name, _ in model.named_parameters()]
     if fresh.issuperset(names):
         raise UserError(f"--model: the weights of '{arguments.model}' are not those of a {type(model).__name__}.")

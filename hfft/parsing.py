@@ -23,9 +23,26 @@ from hfft.training_arguments import REPLACED, FineTuningArguments
 _LARGEST_YAML = 1_000_000  # bytes
 # What most runs set of the 130 fields that are transformers' own; --help_all shows the others.
 _COMMON = frozenset(
-    "output_dir learning_rate num_train_epochs max_steps per_device_train_batch_size per_device_eval_batch_size "
-    "gradient_accumulation_steps weight_decay warmup_steps lr_scheduler_type optim seed bf16 fp16 eval_strategy "
-    "metric_for_best_model dataloader_num_workers report_to".split()
+    [
+        "output_dir",
+        "learning_rate",
+        "num_train_epochs",
+        "max_steps",
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "gradient_accumulation_steps",
+        "weight_decay",
+        "warmup_steps",
+        "lr_scheduler_type",
+        "optim",
+        "seed",
+        "bf16",
+        "fp16",
+        "eval_strategy",
+        "metric_for_best_model",
+        "dataloader_num_workers",
+        "report_to",
+    ]
 )
 
 
@@ -34,7 +51,10 @@ class SettingsParser(HfArgumentParser):
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any) -> None:
         super().__init__(
-            list(dataclass_types), allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs
+            list(dataclass_types),
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            **kwargs,
         )
         inherited = {f.name for f in dataclasses.fields(TrainingArguments)} - _COMMON
         for action in self._actions:
@@ -58,10 +78,8 @@ class SettingsParser(HfArgumentParser):
         finally:
             for action, help_text in zip(hidden, helps, strict=True):
                 action.help = help_text
-        return text + (
-            f"\nEvery other field of transformers.TrainingArguments is a flag as well ({len(hidden)} more: --help_all).\n"
-            if hidden
-            else ""
+        return (
+            f"{text}\nEvery other field of transformers.TrainingArguments is a flag too: {len(hidden)} in --help_all.\n"
         )
 
     def format_help_all(self) -> str:
@@ -190,4 +208,3 @@ def training_arguments(settings: dict[str, Any]) -> FineTuningArguments:
         raise
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"The training arguments do not fit: {' '.join(str(error).split())}") from error
-

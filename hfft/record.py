@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from hfft.evaluation.summary import metric_rows
+
 RUN_FILE = "run.yaml"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
@@ -83,23 +85,12 @@ class RunRecord:
         """Write input, label, predicted class and the probability of every class, a row for each test example."""
         if self.predictions is not None:
             table = prediction_table(
-                self.predictions.inputs, self.predictions.probabilities, self.class_names, self.predictions.labels
+                self.predictions.inputs,
+                self.predictions.probabilities,
+                self.class_names,
+                self.predictions.labels,
             )
             table.to_parquet(folder / PREDICTIONS_FILE)
-
-
-def metric_rows(metrics: dict[str, float], names: list[str], prefix: str) -> list[dict[str, Any]]:
-    """Return name, value, interval and baseline for every metric name, from the flat dict."""
-    return [
-        {
-            "name": name,
-            "value": metrics[f"{prefix}_{name}"],
-            "low": metrics.get(f"{prefix}_{name}_ci_low"),
-            "high": metrics.get(f"{prefix}_{name}_ci_high"),
-            "baseline": metrics.get(f"baseline_{prefix}_{name}"),
-        }
-        for name in names
-    ]
 
 
 def prediction_table(

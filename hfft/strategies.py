@@ -24,7 +24,9 @@ class Strategy:
 
 STRATEGIES = {
     strategy.name: strategy
-    for strategy in (Strategy("full", "all layers from the first step, with layer-wise learning rates", layerwise=True),)
+    for strategy in (
+        Strategy("full", "all layers from the first step, with layer-wise learning rates", layerwise=True),
+    )
 }
 DEFAULT_STRATEGY = "full"
 

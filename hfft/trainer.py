@@ -12,9 +12,12 @@ from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from hfft.errors import UserError
+from hfft.objectives import cross_entropy
 from hfft.optim import layerwise_optimizer
 from hfft.strategies import load_strategy
 from hfft.training_arguments import FineTuningArguments
+
+_SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
 class FineTuningTrainer(Trainer):
@@ -29,9 +32,19 @@ class FineTuningTrainer(Trainer):
         )
         if layerwise and kwargs.get("optimizers") is None and kwargs.get("optimizer_cls_and_kwargs") is None:
             kwargs["optimizer_cls_and_kwargs"] = layerwise_optimizer_from_arguments(args)
+        if kwargs.get("compute_loss_func") is None:
+            kwargs["compute_loss_func"] = self._classification_loss
         super().__init__(model=model, args=args, **kwargs)
         if args.early_stopping_patience is not None and self.eval_dataset is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+
+    def _classification_loss(
+        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        # the validation loss says how good the probabilities are: labels are smoothed in training only
+        smoothing = self.args.label_smoothing_factor if self.model.training else 0.0
+        return cross_entropy(logits, labels, num_items_in_batch, smoothing)
 
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
         """Put what is frozen into eval mode.
@@ -52,17 +65,46 @@ class FineTuningTrainer(Trainer):
             folder = Path(output_dir if output_dir is not None else str(self.args.output_dir))
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
+    def layer_rates(self) -> list[dict[str, Any]]:
+        """Return name, number of parameters and peak learning rate of every layer group, input first.
+
+        Empty before training, and where the optimizer has no layer-wise groups.
+        """
+        layers: dict[str, dict[str, Any]] = {}
+        for group in self.optimizer.param_groups if self.optimizer is not None else []:
+            if "layer" in group:
+                row = layers.setdefault(
+                    group["layer"], {"name": group["layer"], "parameters": 0, "lr": group["initial_lr"]}
+                )
+                row["parameters"] += sum(parameter.numel() for parameter in group["params"])
+        return list(layers.values())
+
+    def validation_metrics(self) -> dict[str, float]:
+        """Return the validation loss and metrics of the checkpoint that ships: the best one, or the last."""
+        evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        shipped = [entry for entry in evaluations if entry["step"] == best] or evaluations[-1:]
+        return {
+            name: value
+            for entry in shipped[:1]
+            for key, value in entry.items()
+            if key.startswith("eval_") and (name := key.removeprefix("eval_")) not in _SPEED_METRICS
+        }
+
 
 def layerwise_optimizer_from_arguments(args: FineTuningArguments) -> tuple[type, dict[str, Any]]:
     """Return the layer-wise form of the optimizer that ``args.optim`` names.
 
     Raises :class:`UserError` for optimizers that insist on parameter groups of their own.
     """
-    optimizer_class, arguments = Trainer.get_optimizer_cls_and_kwargs(args)
+    try:
+        optimizer_class, arguments = Trainer.get_optimizer_cls_and_kwargs(args)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"optim: {_name(args.optim)} cannot be used: {error}") from error
     own_groups = {"params", "model", "optimizer_dict"} & arguments.keys()
     if own_groups or not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
         raise UserError(
-            f"optim: {args.optim} makes its own parameter groups, which leaves no room for layer-wise learning "
+            f"optim: {_name(args.optim)} makes its own parameter groups, which leaves no room for layer-wise learning "
             "rates. Choose another optimizer, or set layer_decay to 1."
         )
     return layerwise_optimizer(
@@ -72,3 +114,7 @@ def layerwise_optimizer_from_arguments(args: FineTuningArguments) -> tuple[type,
         head_lr=args.head_learning_rate,
         **arguments,
     )
+
+
+def _name(optimizer: Any) -> str:
+    return str(getattr(optimizer, "value", optimizer))

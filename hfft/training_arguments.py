@@ -59,7 +59,8 @@ class FineTuningArguments(TrainingArguments):
 
     output_dir: str | None = field(default="out", metadata={"help": "Folder that the run is written to."})
     strategy: str = field(
-        default=DEFAULT_STRATEGY, metadata={"help": "How the model is trained: full (all layers, layer-wise rates)."}
+        default=DEFAULT_STRATEGY,
+        metadata={"help": "How the model is trained: full (all layers, layer-wise rates)."},
     )
     layer_decay: float = field(
         default=0.75,
@@ -140,12 +141,16 @@ class FineTuningArguments(TrainingArguments):
         if self.use_cpu:
             self.dataloader_pin_memory = False
         super().__post_init__()
-        self._require_one_world()
+        require_one_world(int(os.environ.get("WORLD_SIZE", "1")), self.world_size)
+        if self.n_gpu > 1:
+            # One process that feeds several GPUs (DataParallel) is slower than one GPU more often than not.
+            self._n_gpu = 1
 
-    def _require_one_world(self) -> None:
-        launched = int(os.environ.get("WORLD_SIZE", "1"))
-        if launched != self.world_size:
-            raise UserError(
-                f"The launcher started {launched} processes, but the training sees {self.world_size}: they would "
-                "train separate models. Start them with torchrun or `accelerate launch`, all on the same devices."
-            )
+
+def require_one_world(launched: int, seen: int) -> None:
+    """Raise :class:`UserError` where the launcher's processes do not belong to one training."""
+    if launched != seen:
+        raise UserError(
+            f"The launcher started {launched} processes, but the training sees {seen}: they would train separate "
+            "models. Start them with torchrun or `accelerate launch`, all on the same kind of device."
+        )

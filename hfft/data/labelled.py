@@ -110,9 +110,7 @@ def label_split(
     return labelled
 
 
-def _check_inputs(
-    split: Dataset, references: Iterable[str], where: str, task: Task, track: Track | None
-) -> None:
+def _check_inputs(split: Dataset, references: Iterable[str], where: str, task: Task, track: Track | None) -> None:
     """Look at every input before anything is trained; threads, because decoding pictures leaves Python's lock."""
     with ThreadPoolExecutor() as pool:
         found: Iterable[str | None] = pool.map(task.check, split)
@@ -130,10 +128,7 @@ def _class_names(train: Dataset, column: str, origin: str) -> list[str]:
 
     texts = _label_texts(train, column, list(train[column]), f"the train split of '{origin}'")
     feature = train.features[column]
-    if isinstance(feature, ClassLabel):
-        names = list(feature.names)
-    else:
-        names = sorted(set(texts), key=_numeric_first)
+    names = list(feature.names) if isinstance(feature, ClassLabel) else sorted(set(texts), key=_numeric_first)
     if len(set(texts)) < 2:
         raise UserError(
             f"--data: '{origin}' has only one class, '{texts[0]}', in its train split: there is nothing to tell apart."
@@ -168,7 +163,9 @@ def _label_texts(split: Dataset, column: str, labels: list[Any], where: str) -> 
     if isinstance(feature, ClassLabel):
         return [feature.int2str(value) for value in labels]
     if isinstance(labels[0], list | dict):
-        raise UserError(f"--data: {where}: column '{column}' holds {labels[0]!r}; wanted is one class for each example.")
+        raise UserError(
+            f"--data: {where}: column '{column}' holds {labels[0]!r}; wanted is one class for each example."
+        )
     if all(isinstance(value, float) for value in labels):
         broken = [value for value in labels if not value.is_integer()]
         if broken:
@@ -178,7 +175,11 @@ def _label_texts(split: Dataset, column: str, labels: list[Any], where: str) -> 
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and math.isnan(value))
+    return (
+        value is None
+        or (isinstance(value, str) and not value.strip())
+        or (isinstance(value, float) and math.isnan(value))
+    )
 
 
 def _label_indices(texts: list[str], class_names: list[str], where: str) -> list[int]:

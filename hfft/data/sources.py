@@ -172,9 +172,8 @@ def _tables_by_split(folder: Path) -> dict[str, list[Path]]:
             else:
                 tables.setdefault(split, []).append(path)
     if tables and "train" not in tables:
-        raise UserError(
-            f"--data: the folder '{folder}' has no train table among {listed(p.name for ps in tables.values() for p in ps)}."
-        )
+        found = listed(path.name for paths in tables.values() for path in paths)
+        raise UserError(f"--data: the folder '{folder}' has no train table among {found}.")
     if not tables and len(unnamed) == 1:
         return {UNSPLIT: unnamed}
     if not tables and unnamed:
@@ -201,7 +200,11 @@ def _read_tables(tables: dict[str, list[Path]], cache_dir: str | None) -> dict[s
             raise UserError(f"--data: '{empty[0]}' is empty.")
         try:
             table = load_dataset(
-                builder, data_files={split: [str(path) for path in files]}, split=split, cache_dir=cache_dir, **options
+                builder,
+                data_files=[str(path) for path in files],
+                split="train",
+                cache_dir=cache_dir,
+                **options,
             )
         except (DatasetGenerationError, ValueError, OSError) as error:
             cause = error.__cause__ or error
@@ -218,7 +221,9 @@ def _read_class_folders(root: Path, suffixes: frozenset[str]) -> dict[str, Datas
     split_folders = {path: _SPLIT_OF[path.name.lower()] for path in folders if path.name.lower() in _SPLIT_OF}
     if split_folders and len(split_folders) == len(folders):
         if "train" not in split_folders.values():
-            raise UserError(f"--data: the folder '{root}' has no train folder beside {listed(p.name for p in folders)}.")
+            raise UserError(
+                f"--data: the folder '{root}' has no train folder beside {listed(p.name for p in folders)}."
+            )
         return {split: _class_folders(path, suffixes) for path, split in split_folders.items()}
     if any(path.name.lower() == "train" and any(p.is_dir() for p in _visible(path)) for path in split_folders):
         others = listed(path.name for path in folders if path not in split_folders)

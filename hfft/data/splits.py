@@ -32,6 +32,7 @@ def draw_stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         if take[index] < counts[index] - 1:
             take[index] += 1
     drawn = [
-        generator.permutation(np.flatnonzero(labels == label))[:count] for label, count in zip(classes, take, strict=True)
+        generator.permutation(np.flatnonzero(labels == label))[:count]
+        for label, count in zip(classes, take, strict=True)
     ]
     return np.sort(np.concatenate(drawn))

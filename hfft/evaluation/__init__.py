@@ -3,5 +3,13 @@
 from hfft.evaluation.baseline import class_frequencies
 from hfft.evaluation.intervals import bootstrap_intervals
 from hfft.evaluation.metrics import METRICS, compute_metrics
+from hfft.evaluation.summary import metric_rows, summarize
 
-__all__ = ["METRICS", "bootstrap_intervals", "class_frequencies", "compute_metrics"]
+__all__ = [
+    "METRICS",
+    "bootstrap_intervals",
+    "class_frequencies",
+    "compute_metrics",
+    "metric_rows",
+    "summarize",
+]

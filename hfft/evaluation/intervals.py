@@ -67,7 +67,11 @@ WEIGHTED_METRICS: Mapping[str, WeightedMetric] = {
 
 
 def bootstrap_intervals(
-    names: Iterable[str], labels: np.ndarray, probabilities: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
+    names: Iterable[str],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> dict[str, tuple[float, float]]:
     """Return name -> (low, high), the 95 % percentile interval over resampled rows.
 

@@ -44,7 +44,8 @@ def layerwise_optimizer(
     """Return the value for ``Trainer(optimizer_cls_and_kwargs=...)``.
 
     Args:
-        optimizer: a name of timm's optimizer registry ("adamw", "sgd", "lamb", ...) or an optimizer class.
+        optimizer: an optimizer class, the lower-case name of torch's ("adamw", "sgd"), or a name of timm's registry
+            ("lamb", "lion", ...).
         lr: learning rate of the head.
         layer_decay: factor from one layer group to the next lower one.
         weight_decay: of the parameters that are decayed.
@@ -64,8 +65,16 @@ def layerwise_optimizer(
 
 
 def _optimizer_class(name: str) -> OptimizerClass:
+    """Find torch's own optimizers with torch's own defaults first, then those of timm's registry."""
     from timm.optim import get_optimizer_class, list_optimizers
 
+    in_torch = {
+        key.lower(): value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+    }
+    if name in in_torch:
+        return in_torch[name]
     if name not in list_optimizers():
-        raise UserError(f"There is no optimizer '{name}'.{nearest(name, list_optimizers())}")
+        raise UserError(f"There is no optimizer '{name}'.{nearest(name, [*in_torch, *list_optimizers()])}")
     return get_optimizer_class(name)

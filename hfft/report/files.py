@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shlex
 from pathlib import Path
@@ -96,4 +97,4 @@ def _last_part(value: Any) -> str:
 
 def _markdown_cell(value: Any) -> str:
     """Escape what would break out of a Markdown table or start HTML."""
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(str(value).split()))
+    return re.sub(r"([\\`*_{}\[\]|#])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))

@@ -22,7 +22,12 @@ def make_console() -> Console:
 def print_metrics(console: Console, rows: list[dict[str, Any]], title: str) -> None:
     """Print metrics with their 95 % intervals beside the baseline."""
     table = Table(title=title, title_justify="left")
-    for header, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "center"), ("majority class", "right")):
+    for header, justify in (
+        ("metric", "left"),
+        ("value", "right"),
+        ("95 % interval", "center"),
+        ("majority class", "right"),
+    ):
         table.add_column(header, justify=justify)  # type: ignore[arg-type]
     for row in rows:
         interval = f"{row['low']:.3f} to {row['high']:.3f}" if row["low"] is not None else ""

@@ -51,7 +51,11 @@ def augmenting_transform(processor: Any, level: str) -> Transform:
     ]
     if level != "light":
         steps.append(v2.RandAugment(num_ops=2, magnitude=5 if level == "medium" else 9))
-    steps += [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(geometry.mean, geometry.std)]
+    steps += [
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(geometry.mean, geometry.std),
+    ]
     if level == "strong":
         steps.append(v2.RandomErasing(p=0.25))
     return v2.Compose(steps)

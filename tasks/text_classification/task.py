@@ -25,7 +25,9 @@ class TextClassification(Task):
     inputs = (
         InputColumn("text", ("text", "sentence", "sentence1", "premise", "question", "question1", "review", "content")),
         InputColumn(
-            "text_pair", ("text_pair", "sentence2", "hypothesis", "question2", "answer", "context"), required=False
+            "text_pair",
+            ("text_pair", "sentence2", "hypothesis", "question2", "answer", "context"),
+            required=False,
         ),
     )
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-4, "num_train_epochs": 10}
@@ -62,6 +64,9 @@ class TextClassification(Task):
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise UserError(f"--model: '{arguments.model}' has no usable tokenizer: {error}") from error
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+            # transformers makes one up from the configuration where the files are missing: every word is unknown to it
+            raise UserError(f"--model: '{arguments.model}' has no usable tokenizer: its vocabulary is missing.")
         tokenizer.model_max_length = _max_length(arguments.max_length, tokenizer, config)
         model = load_classifier(AutoModelForSequenceClassification, arguments, config, class_names)
         if tokenizer.pad_token is None:

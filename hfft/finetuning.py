@@ -1,0 +1,285 @@
+"""finetune(): the story of a run on one page: data, model, training, evaluation, artefacts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from transformers import EvalPrediction, PrinterCallback, ProgressCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from hfft import output
+from hfft.arguments import DataArguments, ModelArguments
+from hfft.callbacks.progress import TrainingProgress, progress_bar
+from hfft.data import LabelledData, prepare, read_source
+from hfft.data.columns import task_for_source
+from hfft.errors import UserError, listed, nearest
+from hfft.evaluation import class_frequencies, compute_metrics, summarize
+from hfft.evaluation.metrics import LOWER_IS_BETTER, softmax
+from hfft.layers import LayerStack
+from hfft.loading import load_config
+from hfft.parsing import split_settings, training_arguments
+from hfft.record import Predictions, RunRecord
+from hfft.report import make_console, print_metrics, write_card, write_report
+from hfft.report.terminal import is_first_process
+from hfft.strategies import load_strategy
+from hfft.task import Task, list_tasks, load_task
+from hfft.trainer import FineTuningTrainer
+from hfft.training_arguments import FineTuningArguments
+
+# What another version of hfft might choose otherwise stands in run.yaml, also where nobody asked for it.
+_RECORDED_DEFAULTS = (
+    *("strategy", "layer_decay", "learning_rate", "num_train_epochs", "weight_decay", "warmup_steps", "seed"),
+    *("per_device_train_batch_size", "augment", "freeze_batch_norm"),
+)
+
+
+@dataclass
+class FineTuneResult:
+    """What a run gives back.
+
+    Attributes:
+        metrics: flat name -> value, as in ``metrics.json``: ``test_accuracy``, ``test_accuracy_ci_low``, ...
+        output_dir: the folder with model, report and the rest.
+        trainer: the Trainer, with the finished model in ``trainer.model``.
+        record: everything that happened.
+    """
+
+    metrics: dict[str, float]
+    output_dir: str
+    trainer: FineTuningTrainer
+    record: RunRecord
+
+
+def finetune(
+    task: str | Task | None = None,
+    model: str | None = None,
+    data: Any = None,
+    output_dir: str = "out",
+    **settings: Any,
+) -> FineTuneResult:
+    """Fine-tune a pretrained model on labelled data, test it, and write a folder that ``pipeline()`` loads.
+
+    Args:
+        task: a registered name or a :class:`Task`; left out, the data decides.
+        model: Hub id or local folder of a pretrained model.
+        data: class folders of files, a table, a folder of tables, or a ``DatasetDict``.
+        output_dir: where the run is written; a folder that holds one is refused.
+        **settings: any other field of ModelArguments, DataArguments and FineTuningArguments.
+
+    Raises:
+        UserError: for anything that the caller can mend; before training no folder has been made then.
+    """
+    settings = {"task": task, "model": model, "data": data, "output_dir": output_dir, **settings}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    model_arguments, data_arguments, chosen = split_settings(settings)
+    args = training_arguments(chosen)  # once for its checks: reading the data can take long
+    folder = Path(str(args.output_dir))
+    if is_first_process():  # the others may look only after it has begun to write
+        output.require_free(folder, resume=args.resume, overwrite=args.overwrite)
+    console = make_console()
+
+    task, labelled = _read(data_arguments, args.seed, console)
+    args = training_arguments({**task.defaults, **chosen})
+    measure = _measure_function(task, args, len(labelled.class_names))
+    _settle(args, task, labelled, measure)
+
+    set_seed(args.seed)  # the head is drawn here
+    loaded, processor = _load(task, model_arguments, labelled.class_names)
+    parameters = sum(parameter.numel() for parameter in loaded.parameters())
+    console.print(f"Model: {model_arguments.model}, {parameters / 1e6:.2f} million parameters", highlight=False)
+
+    record = RunRecord(_rerunnable(settings, task, chosen, args), task.name, labelled.class_names, labelled.counts())
+    record.notes = labelled.notes
+    trainer = _make_trainer(task, loaded, processor, labelled, args, measure, console)
+    checkpoint = _start(record, folder, args, console)
+    _train(trainer, checkpoint)
+    trainer.save_model(str(folder))  # before anything that could fail: nothing trained is lost
+
+    _evaluate(trainer, task, processor, labelled, measure, record)
+    if trainer.is_world_process_zero():
+        record.write_metrics(folder)
+        record.write_predictions(folder)
+        write_card(record, folder)
+        write_report(record, folder)
+    trainer.accelerator.wait_for_everyone()
+    print_metrics(console, record.rows(), f"Test split, {len(labelled.splits['test'])} examples")
+    console.print(f"Model, report and predictions: {folder}", highlight=False)
+    return FineTuneResult(record.metrics, str(folder), trainer, record)
+
+
+def _read(arguments: DataArguments, seed: int, console: Console) -> tuple[Task, LabelledData]:
+    if arguments.data is None:
+        raise UserError("--data is needed: an image folder, a CSV or Parquet file, or a folder of such files.")
+    given = arguments.task is not None
+    tasks = [load_task(name) for name in ([arguments.task] if arguments.task is not None else list_tasks())]
+    suffixes = {suffix for candidate in tasks for suffix in candidate.file_suffixes}
+    source = read_source(arguments.data, suffixes, arguments.cache_dir)
+    task = tasks[0] if given else task_for_source(source, tasks, arguments.named_columns())
+    if source.from_files and not task.file_suffixes:
+        raise UserError(f"--data: '{source.origin}' is a folder of files; {task.name} reads tables.")
+    with progress_bar(console) as bar:
+        labelled = prepare(source, task, arguments, seed, lambda items, n, what: bar.track(items, n, description=what))
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in labelled.splits.items())
+    classes = len(labelled.class_names)
+    console.print(f"Data: {labelled.origin}: {sizes}; {classes} classes ({task.name})", highlight=False)
+    for note in labelled.notes:
+        console.print(f"  {note}", highlight=False)
+    return task, labelled
+
+
+Measure = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+"""(labels (rows,), probabilities (rows, classes)) -> name -> value."""
+
+
+def _measure_function(task: Task, args: FineTuningArguments, classes: int) -> Measure:
+    """Return the task's metrics and those that the user asked for; tried out here, before anything slow."""
+    more = []
+    if args.metrics:
+        from hfft.evaluation.modules import EvaluateMetric
+
+        more = [EvaluateMetric(specification) for specification in args.metrics]
+
+    def measure(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+        asked_for = {name: value for metric in more for name, value in metric.compute(labels, probabilities).items()}
+        return {**asked_for, **compute_metrics(task.metrics, labels, probabilities)}
+
+    measure(np.arange(classes), np.eye(classes))
+    return measure
+
+
+def _settle(args: FineTuningArguments, task: Task, data: LabelledData, measure: Measure) -> None:
+    """Settle what depends on the task and on which splits there are."""
+    if args.augment == "auto":
+        args.augment = task.augmentations[min(1, len(task.augmentations) - 1)]
+    if args.augment not in task.augmentations:
+        raise UserError(f"--augment: {task.name} knows {listed(task.augmentations)}, got '{args.augment}'.")
+    if "validation" not in data.splits:
+        if args.early_stopping_patience is not None:
+            raise UserError("--early_stopping_patience needs a validation split: set validation_size above 0.")
+        args.eval_strategy = type(args.eval_strategy)("no")
+        args.load_best_model_at_end = False
+        args.metric_for_best_model = None
+    if args.metric_for_best_model is not None:
+        name = args.metric_for_best_model.removeprefix("eval_")
+        classes = len(data.class_names)
+        known = ["loss", *measure(np.arange(classes), np.eye(classes))]
+        if name not in known:
+            raise UserError(
+                f"--metric_for_best_model: there is no metric '{name}'.{nearest(name, known)} Known: {listed(known)}."
+            )
+        if name in LOWER_IS_BETTER:
+            args.greater_is_better = False
+
+
+def _load(task: Task, arguments: ModelArguments, class_names: list[str]) -> tuple[Any, Any]:
+    config = load_config(arguments)
+    if not task.supports(config):
+        raise UserError(
+            f"--model: '{arguments.model}' is a {config.model_type} model, which cannot do {task.name}. The data asks "
+            "for that task; name another model, or other data."
+        )
+    return task.load(arguments, config, class_names)
+
+
+def _rerunnable(
+    settings: dict[str, Any], task: Task, chosen: dict[str, Any], args: FineTuningArguments
+) -> dict[str, Any]:
+    """Return the settings that make this run again, also where the defaults will have changed."""
+    resolved = {name: getattr(args, name) for name in _RECORDED_DEFAULTS}
+    merged = {**settings, "task": task.name, **task.defaults, **chosen, **resolved}
+    if not isinstance(merged["data"], str | Path):
+        del merged["data"]  # data sets in memory have no name to read them by again
+    merged = {name: str(value) if isinstance(value, Path) else value for name, value in merged.items()}
+    return {name: value for name, value in merged.items() if name not in ("resume", "overwrite")}
+
+
+def _make_trainer(
+    task: Task,
+    model: Any,
+    processor: Any,
+    data: LabelledData,
+    args: FineTuningArguments,
+    measure: Measure,
+    console: Console,
+) -> FineTuningTrainer:
+    if load_strategy(args.strategy).layerwise and args.layer_decay != 1:
+        groups = len(LayerStack.from_model(model))  # refuses a model that it cannot order before a folder is made
+        console.print(f"Strategy: {args.strategy}, {groups} layer groups, decay {args.layer_decay}", highlight=False)
+    evaluation = task.encoder(processor, training=False)
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        return measure(np.asarray(prediction.label_ids), softmax(np.asarray(prediction.predictions)))
+
+    trainer = FineTuningTrainer(
+        model=model,
+        args=args,
+        train_dataset=data.splits["train"].with_transform(task.encoder(processor, training=True, augment=args.augment)),
+        eval_dataset=data.splits["validation"].with_transform(evaluation) if "validation" in data.splits else None,
+        data_collator=task.collator(processor),
+        processing_class=processor,
+        compute_metrics=compute,
+        preprocess_logits_for_metrics=_only_logits,
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    if not args.disable_tqdm:
+        trainer.add_callback(TrainingProgress(console, task.metrics[0]))
+    return trainer
+
+
+def _only_logits(logits: Any, labels: Any) -> Any:
+    """Drop what some models return beside the logits (hidden states of encoder-decoders, for instance)."""
+    return logits[0] if isinstance(logits, tuple | list) else logits
+
+
+def _start(record: RunRecord, folder: Path, args: FineTuningArguments, console: Console) -> str | None:
+    """Clear or keep what the folder holds, write run.yaml, and return the checkpoint to go on from."""
+    checkpoint = None
+    if args.resume:
+        checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        console.print(
+            f"Resuming from {checkpoint}" if checkpoint else "Nothing to resume: starting from the beginning."
+        )
+    if is_first_process():
+        if args.overwrite:
+            output.clear(folder)
+        record.write_run_file(folder)
+    return checkpoint
+
+
+def _train(trainer: FineTuningTrainer, checkpoint: str | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:  # the terminal is given back also after an error
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, TrainingProgress):
+                callback.close()
+
+
+def _evaluate(
+    trainer: FineTuningTrainer,
+    task: Task,
+    processor: Any,
+    data: LabelledData,
+    measure: Measure,
+    record: RunRecord,
+) -> None:
+    """Fill in history, layers, predictions and metrics; the test split is looked at here for the first time."""
+    test = data.splits["test"]
+    logits = trainer.predict(test.with_transform(task.encoder(processor, training=False))).predictions
+    labels, probabilities = np.asarray(test["label"]), softmax(np.asarray(logits))
+    baseline = class_frequencies(np.asarray(data.splits["train"]["label"]), len(data.class_names), len(labels))
+    record.predictions = Predictions([task.describe(row) for row in test], labels, probabilities)
+    record.history = trainer.state.log_history
+    record.layers = trainer.layer_rates()
+    values = measure(labels, probabilities)
+    record.metric_names = [*task.metrics, *(name for name in values if name not in task.metrics)]
+    record.metrics = {f"test_{name}": values[name] for name in record.metric_names}
+    record.metrics |= summarize(task.metrics, labels, probabilities, baseline, seed=trainer.args.seed)
+    record.metrics |= {f"validation_{name}": value for name, value in trainer.validation_metrics().items()}
+    record.metrics |= {f"{name}_examples": len(split) for name, split in data.splits.items()}

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from hfft import UserError, layerwise_optimizer
+from hfft.optim.factory import LayerwiseOptimizerFactory
+
+STEPS, BATCH = 6, 4
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(5, 5)
+        self.norm = nn.LayerNorm(5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x + torch.tanh(self.dense(x)))
+
+
+class Trunk(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 5)
+        self.blocks = nn.ModuleList([Block(), Block()])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Toy(nn.Module):
+    """A stem, two blocks and a head; small enough that a plain loop beside it is exact."""
+
+    base_model_prefix = "trunk"
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = Trunk()
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        logits = self.head(self.trunk(x))
+        loss = {} if labels is None else {"loss": nn.functional.cross_entropy(logits, labels)}
+        return {**loss, "logits": logits}
+
+
+def toy_data() -> Dataset:
+    torch.manual_seed(1)
+    x = torch.randn(STEPS * BATCH, 3)
+    return Dataset.from_dict({"x": x.tolist(), "labels": (x.sum(1) > 0).long().tolist()}).with_format("torch")
+
+
+class InOrder(Trainer):
+    """Draws the examples in their order, for the reference loop to do the same."""
+
+    def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+class Rates(TrainerCallback):
+    def __init__(self) -> None:
+        self.seen: list[dict[str, float]] = []
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        self.seen.append({group["layer"]: group["lr"] for group in optimizer.param_groups})
+
+
+def run_trainer(tmp_path: Path, rates: Rates | None = None, **options: Any) -> Toy:
+    model = Toy()
+    args = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=STEPS,
+        per_device_train_batch_size=BATCH,
+        lr_scheduler_type="linear",
+        warmup_steps=2,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    InOrder(
+        model,
+        args,
+        train_dataset=toy_data(),
+        optimizer_cls_and_kwargs=layerwise_optimizer(**options),
+        callbacks=[rates] if rates else None,
+    ).train()
+    return model
+
+
+def test_the_stock_trainer_with_the_factory_equals_a_plain_loop_bit_for_bit(tmp_path: Path):
+    trained = run_trainer(tmp_path, optimizer="adamw", lr=0.1, layer_decay=0.5, weight_decay=0.01)
+    model = Toy()
+    height = {"embed": 3, "blocks.0": 2, "blocks.1": 1, "head": 0}
+    groups = [
+        {
+            "params": [parameter],
+            "lr": 0.1 * 0.5 ** next(value for part, value in height.items() if part in name),
+            "weight_decay": 0.01 if parameter.ndim > 1 else 0.0,
+        }
+        for name, parameter in model.named_parameters()
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    base = [group["lr"] for group in groups]
+    data = toy_data()
+    for step in range(STEPS):
+        factor = step / 2 if step < 2 else (STEPS - step) / (STEPS - 2)
+        for group, rate in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = rate * factor
+        batch = data[step * BATCH : (step + 1) * BATCH]
+        optimizer.zero_grad()
+        model(**batch)["loss"].backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    for (name, expected), actual in zip(model.state_dict().items(), trained.state_dict().values(), strict=True):
+        assert torch.equal(expected, actual), name
+        assert not torch.equal(expected, Toy().state_dict()[name]), name
+
+
+def test_every_schedule_step_keeps_the_ratios_between_layers(tmp_path: Path):
+    rates = Rates()
+    run_trainer(tmp_path, rates, optimizer="sgd", lr=0.1, layer_decay=0.5, head_lr=0.7)
+    factors = [0, 0.5, 1, 0.75, 0.5, 0.25]
+    peak = {"head": 0.7, "trunk.blocks.1": 0.05, "trunk.blocks.0": 0.025, "stem": 0.0125}
+    assert len(rates.seen) == STEPS
+    for seen, factor in zip(rates.seen, factors, strict=True):
+        assert seen == pytest.approx({layer: rate * factor for layer, rate in peak.items()})
+
+
+def test_options_reach_the_optimizer():
+    factory, kwargs = layerwise_optimizer("sgd", lr=0.1, momentum=0.8, nesterov=True)
+    optimizer = factory()(Toy(), **kwargs)
+    assert factory is LayerwiseOptimizerFactory
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert all(group["momentum"] == 0.8 and group["nesterov"] for group in optimizer.param_groups)
+
+
+def test_an_unknown_optimizer_is_an_error_with_the_nearest_name():
+    with pytest.raises(UserError, match=r"no optimizer 'adamww'.*'adamw'"):
+        layerwise_optimizer("adamww", lr=0.1)

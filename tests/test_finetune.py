@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from safetensors.torch import load_file
+
+import hfft
+from hfft import UserError
+from tests.conftest import WORDS, make_sentences, write_csv
+
+QUICK: dict[str, Any] = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "seed": 3}
+CONTRACT = {
+    "config.json",
+    "model.safetensors",
+    "README.md",
+    "report.html",
+    "metrics.json",
+    "predictions.parquet",
+    "run.yaml",
+}
+
+
+@pytest.fixture(scope="module")
+def text_run(tiny_bert: Path, text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> hfft.FineTuneResult:
+    """A run that learns: the classes are told by single words."""
+    out = tmp_path_factory.mktemp("runs") / "text"
+    return hfft.finetune(
+        model=str(tiny_bert),
+        data=str(text_folder),
+        output_dir=str(out),
+        **{**QUICK, "num_train_epochs": 12, "learning_rate": 1e-2},
+    )
+
+
+@pytest.fixture(scope="module")
+def image_run(tiny_timm: Path, image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> hfft.FineTuneResult:
+    out = tmp_path_factory.mktemp("runs") / "image"
+    return hfft.finetune(
+        model=str(tiny_timm), data=str(image_folder), output_dir=str(out), freeze_batch_norm=False, **QUICK
+    )
+
+
+def test_a_text_run_learns(text_run):
+    assert text_run.metrics["test_accuracy"] > 0.9
+    assert text_run.metrics["baseline_test_accuracy"] == pytest.approx(1 / 3)
+    low, high = text_run.metrics["test_accuracy_ci_low"], text_run.metrics["test_accuracy_ci_high"]
+    assert low <= text_run.metrics["test_accuracy"] <= high
+
+
+def test_the_output_folder_holds_what_the_contract_says(text_run, image_run):
+    for run in (text_run, image_run):
+        names = {path.name for path in Path(run.output_dir).iterdir()}
+        assert names >= CONTRACT
+        assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in names)
+        assert any(name.startswith("checkpoint-") for name in names)
+    assert "tokenizer.json" in {path.name for path in Path(text_run.output_dir).iterdir()}
+
+
+def test_metrics_file_is_the_flat_result_and_predictions_agree_with_it(text_run):
+    folder = Path(text_run.output_dir)
+    assert json.loads((folder / "metrics.json").read_text()) == text_run.metrics
+    table = Dataset.from_parquet(str(folder / "predictions.parquet"), keep_in_memory=True)
+    assert table.column_names == [
+        "input",
+        "label",
+        "predicted",
+        *(f"probability_{name}" for name in sorted(WORDS)),
+    ]
+    correct = np.mean([label == predicted for label, predicted in zip(table["label"], table["predicted"], strict=True)])
+    assert correct == pytest.approx(text_run.metrics["test_accuracy"])
+    assert table["input"] == [text for text, _ in make_sentences(15, 2)]
+    total = sum(np.array(table[f"probability_{name}"]) for name in sorted(WORDS))
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("run", ["text_run", "image_run"])
+def test_pipeline_loads_it_without_hfft_and_predicts_the_same(run, request, tmp_path: Path):
+    result = request.getfixturevalue(run)
+    folder = Path(result.output_dir)
+    inputs = Dataset.from_parquet(str(folder / "predictions.parquet"), keep_in_memory=True)["input"]
+    if run == "text_run":
+        source = write_csv(tmp_path / "new.csv", [(text,) for text in inputs], ("text",))
+    else:
+        source = Path(result.record.settings["data"]) / "test"
+    predictions = hfft.predict(str(folder), source, tmp_path / "predictions.csv")
+    script = """
+import json, sys
+class Refuse:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "hfft":
+            raise ImportError("hfft must not be needed")
+sys.meta_path.insert(0, Refuse())
+from transformers import pipeline
+task, folder, inputs = json.loads(sys.stdin.read())
+print(json.dumps(pipeline(task, model=folder, device="cpu")(inputs, top_k=None)))
+"""
+    asked = json.dumps([result.record.task, str(folder), list(predictions["input"])])
+    answer = subprocess.run(
+        [sys.executable, "-c", script], input=asked, capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    rows = json.loads(answer.stdout.splitlines()[-1])
+    assert len(rows) == len(predictions) > 0
+    for row, prediction in zip(rows, predictions, strict=True):
+        assert row[0]["label"] == prediction["predicted"]
+        for entry in row:
+            assert entry["score"] == pytest.approx(prediction[f"probability_{entry['label']}"], abs=1e-5)
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == len(predictions) + 1
+
+
+def test_evaluate_gives_the_metrics_of_the_run(text_run, text_folder: Path):
+    again = hfft.evaluate(text_run.output_dir, str(text_folder), seed=QUICK["seed"])
+    for name in ("accuracy", "macro_f1", "log_loss", "accuracy_ci_low", "accuracy_ci_high"):
+        assert again.metrics[f"test_{name}"] == pytest.approx(text_run.metrics[f"test_{name}"], abs=1e-6)
+
+
+def test_run_yaml_makes_the_same_run_again_bit_for_bit(image_run, tmp_path: Path):
+    settings = yaml.safe_load((Path(image_run.output_dir) / "run.yaml").read_text())
+    again = hfft.finetune(**{**settings, "output_dir": str(tmp_path / "again")})
+    first, second = (load_file(Path(run.output_dir) / "model.safetensors") for run in (image_run, again))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert again.metrics == image_run.metrics
+
+
+def test_another_seed_gives_other_weights(tiny_timm: Path, image_folder: Path, image_run, tmp_path: Path):
+    other = hfft.finetune(
+        model=str(tiny_timm),
+        data=str(image_folder),
+        output_dir=str(tmp_path / "other"),
+        freeze_batch_norm=False,
+        **{**QUICK, "seed": 4},
+    )
+    first, second = (load_file(Path(run.output_dir) / "model.safetensors") for run in (image_run, other))
+    assert not torch.equal(first["fc.weight"], second["fc.weight"])
+
+
+def test_sentence_pairs_are_read_and_predicted(tiny_bert: Path, tmp_path: Path):
+    rows = [
+        (f"this is {a}", f"and {b}", "same" if a == b else "other")
+        for a in ("cat", "dog", "red")
+        for b in ("cat", "dog", "red")
+    ]
+    data = write_csv(tmp_path / "pairs.csv", rows * 3, ("sentence1", "sentence2", "label"))
+    run = hfft.finetune(model=str(tiny_bert), data=str(data), output_dir=str(tmp_path / "out"), **QUICK)
+    single = run.trainer.processing_class("this is cat")["input_ids"]
+    encoded = run.trainer.train_dataset[0]["input_ids"]
+    assert len(encoded) > len(single)
+    assert run.trainer.processing_class.decode(encoded).count("[SEP]") == 2
+    table = hfft.predict(str(tmp_path / "out"), data)
+    assert table["input"][0] == "this is cat | and cat"
+
+
+def test_a_transformers_vision_model_trains(tiny_vit: Path, image_folder: Path, tmp_path: Path):
+    run = hfft.finetune(
+        model=str(tiny_vit),
+        data=str(image_folder),
+        output_dir=str(tmp_path / "out"),
+        **{**QUICK, "num_train_epochs": 8, "learning_rate": 5e-3},
+    )
+    assert run.metrics["test_accuracy"] > 0.9
+
+
+def test_drawn_splits_are_found_again_by_evaluate(tiny_bert: Path, tmp_path: Path):
+    data = write_csv(tmp_path / "all.csv", make_sentences(60, 5))
+    run = hfft.finetune(model=str(tiny_bert), data=str(data), output_dir=str(tmp_path / "out"), **QUICK)
+    again = hfft.evaluate(run.output_dir, str(data), seed=QUICK["seed"])
+    assert again.examples == run.metrics["test_examples"] == 12
+    assert again.metrics["test_log_loss"] == pytest.approx(run.metrics["test_log_loss"], abs=1e-6)
+    assert hfft.evaluate(run.output_dir, str(data), "all").examples == 60
+    elsewhere = write_csv(tmp_path / "new.csv", make_sentences(21, 6))
+    assert hfft.evaluate(run.output_dir, str(elsewhere)).examples == 21
+
+
+def test_without_validation_the_last_epoch_ships(tiny_bert: Path, text_folder: Path, tmp_path: Path):
+    run = hfft.finetune(
+        model=str(tiny_bert),
+        data=str(text_folder),
+        output_dir=str(tmp_path / "out"),
+        validation_size=0,
+        **QUICK,
+    )
+    assert run.metrics["train_examples"] == 36
+    assert not any(name.startswith("validation") for name in run.metrics)
+
+
+def test_the_best_checkpoint_ships(tiny_bert: Path, text_folder: Path, tmp_path: Path):
+    run = hfft.finetune(
+        model=str(tiny_bert),
+        data=str(text_folder),
+        output_dir=str(tmp_path / "out"),
+        # rises, then falls apart: the last epoch is not the best
+        **{**QUICK, "num_train_epochs": 4, "learning_rate": 0.5, "validation_size": 0.3},
+    )
+    losses = {entry["step"]: entry["eval_loss"] for entry in run.record.history if "eval_loss" in entry}
+    best = min(losses, key=losses.__getitem__)
+    assert best != max(losses)
+    assert run.metrics["validation_loss"] == losses[best]
+    shipped = load_file(Path(run.output_dir) / "model.safetensors")
+    kept = load_file(Path(run.output_dir) / f"checkpoint-{best}" / "model.safetensors")
+    assert all(torch.equal(shipped[name], kept[name]) for name in shipped)
+
+
+def test_early_stopping_stops(tiny_bert: Path, text_folder: Path, tmp_path: Path):
+    run = hfft.finetune(
+        model=str(tiny_bert),
+        data=str(text_folder),
+        output_dir=str(tmp_path / "out"),
+        early_stopping_patience=1,
+        **{**QUICK, "num_train_epochs": 30, "learning_rate": 0.5},
+    )
+    assert run.trainer.state.epoch < 30
+
+
+def test_resume_goes_on_and_ends_where_one_run_would(tiny_bert: Path, text_folder: Path, tmp_path: Path):
+    common = {
+        "model": str(tiny_bert),
+        "data": str(text_folder),
+        **QUICK,
+        "num_train_epochs": 3,
+        "save_total_limit": 5,
+    }
+    whole = hfft.finetune(output_dir=str(tmp_path / "whole"), **common)
+
+    class InterruptError(Exception):
+        pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hfft.FineTuningTrainer, "_determine_best_metric", _raising_after(2, InterruptError))
+        with pytest.raises(InterruptError):
+            hfft.finetune(output_dir=str(tmp_path / "part"), **common)
+    assert not (tmp_path / "part" / "metrics.json").exists()
+    resumed = hfft.finetune(output_dir=str(tmp_path / "part"), resume=True, **common)
+    first, second = (load_file(Path(run.output_dir) / "model.safetensors") for run in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def _raising_after(epochs: int, error: type[Exception]) -> Any:
+    original = hfft.FineTuningTrainer._determine_best_metric
+
+    def determine(self: Any, *args: Any, **kwargs: Any) -> bool:
+        if self.state.epoch >= epochs:
+            raise error
+        return original(self, *args, **kwargs)
+
+    return determine
+
+
+def test_resume_with_nothing_to_resume_starts_afresh_and_says_so(tiny_bert, text_folder, tmp_path: Path, capsys):
+    run = hfft.finetune(
+        model=str(tiny_bert), data=str(text_folder), output_dir=str(tmp_path / "out"), resume=True, **QUICK
+    )
+    assert "Nothing to resume" in capsys.readouterr().out
+    assert run.metrics["test_examples"] == 15
+
+
+def test_a_folder_with_a_run_is_kept_unless_told_otherwise(text_run, image_run, tiny_bert, text_folder, tmp_path: Path):
+    before = {path: path.stat().st_mtime_ns for path in Path(text_run.output_dir).rglob("*")}
+    with pytest.raises(UserError, match=r"holds a run.*--resume.*--overwrite"):
+        hfft.finetune(model=str(tiny_bert), data=str(text_folder), output_dir=text_run.output_dir, **QUICK)
+    assert {path: path.stat().st_mtime_ns for path in Path(text_run.output_dir).rglob("*")} == before
+
+
+def test_overwrite_replaces_the_run_and_nothing_else(tiny_bert, tiny_timm, image_folder, text_folder, tmp_path: Path):
+    out = tmp_path / "out"
+    hfft.finetune(model=str(tiny_bert), data=str(text_folder), output_dir=str(out), **QUICK)
+    (out / "notes.txt").write_text("mine")
+    hfft.finetune(model=str(tiny_timm), data=str(image_folder), output_dir=str(out), overwrite=True, **QUICK)
+    names = {path.name for path in out.iterdir()}
+    assert "notes.txt" in names
+    assert "tokenizer.json" not in names
+    assert hfft.evaluate(str(out), str(image_folder)).examples == 12
+
+
+def test_overwrite_leaves_a_folder_alone_that_is_no_run(tiny_bert, text_folder, tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds no run"):
+        hfft.finetune(model=str(tiny_bert), data=str(text_folder), output_dir=str(tmp_path), overwrite=True, **QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_model_trained_on_other_classes_gets_a_new_head(text_run, tmp_path: Path):
+    data = write_csv(tmp_path / "other.csv", [(text, label.upper()) for text, label in make_sentences(36, 7)])
+    run = hfft.finetune(
+        model=text_run.output_dir,
+        data=str(data),
+        output_dir=str(tmp_path / "out"),
+        **{**QUICK, "learning_rate": 1e-8},
+    )
+    old, new = (load_file(Path(folder) / "model.safetensors") for folder in (text_run.output_dir, run.output_dir))
+    assert not torch.allclose(old["classifier.weight"], new["classifier.weight"], atol=1e-3)
+    torch.testing.assert_close(old["bert.pooler.dense.weight"], new["bert.pooler.dense.weight"], atol=1e-4, rtol=0)
+
+
+def test_a_model_trained_on_the_same_classes_keeps_its_head(text_run, text_folder: Path, tmp_path: Path):
+    run = hfft.finetune(
+        model=text_run.output_dir,
+        data=str(text_folder),
+        output_dir=str(tmp_path / "out"),
+        **{**QUICK, "learning_rate": 1e-8},
+    )
+    old, new = (load_file(Path(folder) / "model.safetensors") for folder in (text_run.output_dir, run.output_dir))
+    torch.testing.assert_close(old["classifier.weight"], new["classifier.weight"], atol=1e-4, rtol=0)
+
+
+def test_python_data_sets_train(tiny_bert: Path, tmp_path: Path):
+    rows = make_sentences(40, 8)
+    data = {
+        split: Dataset.from_dict({"text": [text for text, _ in part], "label": [label for _, label in part]})
+        for split, part in (("train", rows[:30]), ("test", rows[30:]))
+    }
+    run = hfft.finetune(model=str(tiny_bert), data=data, output_dir=str(tmp_path / "out"), **QUICK)
+    assert run.metrics["test_examples"] == 10
+
+
+def test_an_evaluate_metric_from_a_local_script_is_reported(tiny_bert, text_folder, tmp_path: Path):
+    script = tmp_path / "share_of.py"
+    script.write_text(
+        "import datasets\nimport evaluate\n"
+        "class ShareOf(evaluate.Metric):\n"
+        "    def _info(self):\n"
+        "        value = datasets.Value('int64')\n"
+        "        return evaluate.MetricInfo(description='', citation='', inputs_description='',\n"
+        "            features=datasets.Features({'predictions': value, 'references': value}))\n"
+        "    def _compute(self, predictions, references, which=0):\n"
+        "        return {'share_of': float((references == which).mean() if hasattr(references, 'mean')\n"
+        "            else sum(r == which for r in references) / len(references))}\n"
+    )
+    run = hfft.finetune(
+        model=str(tiny_bert),
+        data=str(text_folder),
+        output_dir=str(tmp_path / "out"),
+        metrics=[f"{script}:which=1"],
+        **QUICK,
+    )
+    assert run.metrics["test_share_of"] == pytest.approx(1 / 3)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hfft.tasks import ImageClassification, TextClassification
+
+from hfft import Task, UserError, list_tasks, load_task
+
+PLUGIN = '''
+from hfft.task import InputColumn, Task
+from hfft.tasks import TextClassification
+
+
+class ShoutClassification(TextClassification):
+    """Reads files of capitals: another modality as far as the core can tell."""
+
+    name = "shout-classification"
+    summary = "one class for each shout"
+    inputs = (InputColumn("text", ("shout",)),)
+    file_suffixes = frozenset({".shout"})
+
+    def accepts(self, value):
+        return isinstance(value, str) and value.isupper()
+
+    def from_file(self, path):
+        with open(path, encoding="utf-8") as file:
+            return {"text": file.read().lower()}
+'''
+
+
+def test_the_tasks_of_the_package_are_registered():
+    assert isinstance(load_task("image-classification"), ImageClassification)
+    assert isinstance(load_task("text-classification"), TextClassification)
+    assert {"image-classification", "text-classification"} <= set(list_tasks())
+
+
+def test_a_task_object_and_a_class_pass_through():
+    task = TextClassification()
+    assert load_task(task) is task
+    assert isinstance(load_task(TextClassification), Task)
+
+
+def test_an_unknown_name_is_an_error_with_the_nearest_one():
+    with pytest.raises(UserError, match="Did you mean 'image-classification'"):
+        load_task("image-classificaton")
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    """An installed third-party package, as pip would leave it: a module and its entry point."""
+    site = tmp_path / "site"
+    info = site / "shouts-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "shouts.py").write_text(PLUGIN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shouts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[hfft.tasks]\nshout-classification = shouts:ShoutClassification\n")
+    return site
+
+
+def run(argv: list[str], site: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    return subprocess.run(
+        [sys.executable, "-m", "hfft", *argv], capture_output=True, text=True, env=environment, cwd=cwd
+    )
+
+
+def test_a_third_party_task_is_found_listed_and_trained(plugin: Path, tiny_bert: Path, tmp_path: Path):
+    assert "shout-classification" in run(["tasks"], plugin, tmp_path).stdout
+    for split, count in (("train", 8), ("test", 3)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "shouts" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                (folder / f"{index}.shout").write_text(f"THIS IS {name.upper()}")
+    flags = ["--num_train_epochs", "3", "--learning_rate", "1e-2", "--output_dir", "out"]
+    done = run(["train", "--model", str(tiny_bert), "--data", "shouts", *flags], plugin, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "shout-classification" in done.stdout  # chosen by the data alone
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_broken_plugin_is_named(plugin: Path, tmp_path: Path):
+    (plugin / "shouts.py").write_text("import no_such_module_anywhere")
+    done = run(["train", "--task", "shout-classification", "--model", "m", "--data", "shouts"], plugin, tmp_path)
+    assert done.returncode == 2
+    assert "'shout-classification' could not be imported from 'shouts:ShoutClassification'" in done.stderr
+
+
+def test_the_core_imports_no_task():
+    script = (
+        "import sys, hfft.finetuning, hfft.inference, hfft.cli\n"
+        "assert not [name for name in sys.modules if name.startswith('hfft.tasks')]\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
