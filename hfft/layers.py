@@ -88,7 +88,7 @@ def head_parameter_names(model: nn.Module) -> list[str]:
     """
     timm_model, prefix = _timm_model(model)
     if timm_model is not None:
-        classifier: Any = timm_model.get_classifier()
+        classifier = timm_model.get_classifier()
         modules = classifier if isinstance(classifier, tuple | list) else (classifier,)
         in_head = {id(parameter) for module in modules for parameter in module.parameters()}
         return [prefix + name for name, parameter in timm_model.named_parameters() if id(parameter) in in_head]
@@ -102,7 +102,7 @@ def _trunk_prefix(model: nn.Module) -> str:
     return f"{name}." if name and isinstance(getattr(model, name, None), nn.Module) else ""
 
 
-def _timm_model(model: nn.Module) -> tuple[nn.Module | None, str]:
+def _timm_model(model: nn.Module) -> tuple[Any, str]:
     """Return the timm model in ``model`` and the prefix of its parameter names, or ``None``."""
     for prefix, candidate in (("", model), ("timm_model.", getattr(model, "timm_model", None))):
         if candidate is not None and hasattr(candidate, "group_matcher") and hasattr(candidate, "get_classifier"):

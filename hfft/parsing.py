@@ -17,7 +17,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.data.sources import existing_path
-from hfft.errors import UserError, nearest
+from hfft.errors import UserError, listed, nearest
 from hfft.training_arguments import REPLACED, FineTuningArguments
 
 _LARGEST_YAML = 1_000_000  # bytes
@@ -46,26 +46,50 @@ _COMMON = frozenset(
 )
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """One spelling of each flag, no lists of choices, and the default where there is one."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=110)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return ", ".join(action.option_strings)
+        metavar = action.metavar or ("[true|false]" if action.nargs == "?" else action.dest.split("_")[-1].upper())
+        return f"{action.option_strings[0]} {metavar}"
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = super()._expand_help(action)
+        if action.default in (None, argparse.SUPPRESS) or "default:" in text:
+            return text
+        return (
+            f"{text.rstrip('.')} (default: {str(action.default).lower() if action.nargs == '?' else action.default})."
+        )
+
+
 class SettingsParser(HfArgumentParser):
     """Parses flags of argument dataclasses into a dict of what was given."""
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any) -> None:
-        super().__init__(
-            list(dataclass_types),
-            allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            **kwargs,
-        )
+        super().__init__(list(dataclass_types), allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
         inherited = {f.name for f in dataclasses.fields(TrainingArguments)} - _COMMON
         for action in self._actions:
             if action.dest in REPLACED or action.option_strings[0].startswith("--no_"):
                 action.help = argparse.SUPPRESS
             elif action.dest in inherited:
-                action.help = f"[more] {action.help or ''}".replace("%(default)", "%%(default)")
+                action.help = f"[more] {action.help or ''}"
 
     def error(self, message: str) -> NoReturn:
         """Raise :class:`UserError` instead of leaving the process."""
         raise UserError(message[0].upper() + message[1:] + ("" if message.endswith(".") else "."))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = list(action.choices or [])
+        if choices and value not in choices:
+            names = [str(getattr(choice, "value", choice)) for choice in choices]
+            raise UserError(
+                f"{action.option_strings[0]}: '{value}' is not known.{nearest(value, names)} Known: {listed(names, 12)}."
+            )
 
     def format_help(self) -> str:
         """Show hfft's own flags and the common ones of transformers."""
@@ -91,11 +115,9 @@ class SettingsParser(HfArgumentParser):
         defaults = {action: action.default for action in self._actions}
         for action in defaults:
             action.default = argparse.SUPPRESS
-        saved, self._defaults = self._defaults, {}
         try:
             given, unknown = self.parse_known_args(list(argv))
         finally:
-            self._defaults = saved
             for action, default in defaults.items():
                 action.default = default
         if unknown:
@@ -109,7 +131,12 @@ class SettingsParser(HfArgumentParser):
 
 def train_parser() -> SettingsParser:
     """Return the parser of everything that a run can be told."""
-    return SettingsParser((ModelArguments, DataArguments, FineTuningArguments), prog="hfft train")
+    return SettingsParser(
+        (ModelArguments, DataArguments, FineTuningArguments),
+        prog="hfft train",
+        usage="hfft train --model MODEL --data DATA [--output_dir OUT] [--config RUN.YAML] [--any_argument VALUE]",
+        description="Fine-tune a model and test it.",
+    )
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -129,7 +156,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             # a few lines of nested aliases unfold to gigabytes
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise UserError(f"--config: '{path}', line {event.start_mark.line + 1}: aliases are not read here.")
+                line = f", line {event.start_mark.line + 1}" if event.start_mark else ""
+                raise UserError(f"--config: '{path}'{line}: aliases are not read here.")
         _require_unique_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
         content = yaml.safe_load(text)
     except UnicodeDecodeError as error:

@@ -102,8 +102,12 @@ class FineTuningArguments(TrainingArguments):
     )
 
     # The defaults below differ from transformers'.
-    learning_rate: float = field(default=2e-4, metadata={"help": "Peak learning rate of the head (AdamW)."})
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training split."})
+    learning_rate: float = field(
+        default=2e-4, metadata={"help": "Peak learning rate of the head (default: what suits the task)."}
+    )
+    num_train_epochs: float = field(
+        default=10.0, metadata={"help": "Passes over the training split (default: what suits the task)."}
+    )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Training batch size on each device."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation batch size on each device."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay (not on biases and norms)."})
