@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from hfft import __version__
-from hfft.errors import UserError, listed, nearest
+from hfft.errors import RunInterrupted, UserError, listed, nearest
 from hfft.report.terminal import is_first_process, make_console
 
-DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 75
+DONE, USER_ERROR, INTERRUPTED, STOPPED = 0, 2, 75, 130  # an internal error is a traceback and 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -123,7 +123,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 1 internal error, 2 the user can mend it, 75 interrupted."""
+    """Run a command and return its exit code.
+
+    0 done, 2 the user can mend it, 75 interrupted with a checkpoint to go on from, 130 interrupted without one; an
+    internal error leaves with its traceback, which is 1.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -135,13 +139,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_first_process():
             print(f"hfft: {error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if is_first_process():
-            print(
-                "hfft: interrupted. The checkpoints stay; the same command with --resume goes on.",
-                file=sys.stderr,
-            )
-        return INTERRUPTED
+            print(f"hfft: {interrupt or 'interrupted.'}", file=sys.stderr)
+        return INTERRUPTED if isinstance(interrupt, RunInterrupted) else STOPPED
 
 
 def _dispatch(arguments: list[str]) -> int:

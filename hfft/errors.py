@@ -13,6 +13,14 @@ class UserError(ValueError):
     """
 
 
+class RunInterrupted(KeyboardInterrupt):
+    """A run was interrupted after a checkpoint had been written: ``checkpoint`` is its path."""
+
+    def __init__(self, checkpoint: str) -> None:
+        super().__init__(f"interrupted; the checkpoint {checkpoint} stays, and the same command with --resume goes on.")
+        self.checkpoint = checkpoint
+
+
 def nearest(name: object, valid: Iterable[object]) -> str:
     """Return ``" Did you mean 'x'?"`` for the valid name closest to ``name``, or an empty string."""
     names = {str(item).lower(): str(item) for item in valid}

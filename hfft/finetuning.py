@@ -17,7 +17,7 @@ from hfft.arguments import DataArguments, ModelArguments
 from hfft.callbacks.progress import TrainingProgress, progress_bar
 from hfft.data import LabelledData, prepare, read_source
 from hfft.data.columns import task_for_source
-from hfft.errors import UserError, listed, nearest
+from hfft.errors import RunInterrupted, UserError, listed, nearest
 from hfft.evaluation import class_frequencies, compute_metrics, summarize
 from hfft.evaluation.metrics import LOWER_IS_BETTER, softmax
 from hfft.layers import LayerStack
@@ -255,6 +255,11 @@ def _start(record: RunRecord, folder: Path, args: FineTuningArguments, console: 
 def _train(trainer: FineTuningTrainer, checkpoint: str | None) -> None:
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+    except KeyboardInterrupt:
+        newest = get_last_checkpoint(str(trainer.args.output_dir))
+        if newest is None:
+            raise
+        raise RunInterrupted(newest) from None
     finally:  # the terminal is given back also after an error
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, TrainingProgress):

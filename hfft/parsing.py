@@ -88,7 +88,8 @@ class SettingsParser(HfArgumentParser):
         if choices and value not in choices:
             names = [str(getattr(choice, "value", choice)) for choice in choices]
             raise UserError(
-                f"{action.option_strings[0]}: '{value}' is not known.{nearest(value, names)} Known: {listed(names, 12)}."
+                f"{action.option_strings[0]}: '{value}' is not known.{nearest(value, names)} "
+                f"Known: {listed(names, 12)}."
             )
 
     def format_help(self) -> str:

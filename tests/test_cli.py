@@ -9,6 +9,7 @@ import pytest
 import yaml
 from datasets import Dataset
 
+from hfft import FineTuningTrainer
 from hfft.cli import main
 from tests.conftest import make_sentences, write_csv, write_picture
 
@@ -211,3 +212,24 @@ def test_misuse_of_commands_is_exit_code_2(argv, message, capsys):
 def test_debug_shows_the_traceback(capsys):
     assert main(["--debug", "train", "--data", "nowhere", "--model", "m"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("after_epochs", "code"), [(0, 130), (2, 75)])
+def test_an_interrupt_keeps_the_checkpoint_and_says_how_to_go_on(
+    tiny_bert, text_folder, tmp_path: Path, capsys, monkeypatch, after_epochs, code
+):
+    original = FineTuningTrainer.training_step
+
+    def training_step(self, *args, **kwargs):
+        if self.state.epoch >= after_epochs:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    flags = ["--num_train_epochs", "4", "--per_device_train_batch_size", "8", "--output_dir", str(tmp_path / "out")]
+    argv = ["train", "--model", str(tiny_bert), "--data", str(text_folder), *flags]
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTuningTrainer, "training_step", training_step)
+        assert main(argv) == code
+    assert ("--resume" in capsys.readouterr().err) == (code == 75)
+    assert main([*argv, "--resume"]) == 0
+    assert (tmp_path / "out" / "metrics.json").is_file()

@@ -1,0 +1,493 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+
+from hfft.arguments import DataArguments
+from hfft.data import LabelledData, label_split, prepare, read_inputs, read_source
+from hfft.data.columns import find_columns
+from hfft.errors import UserError
+from hfft.task import load_task
+from tests.conftest import COLOURS, make_sentences, write_csv, write_picture
+
+TEXT, IMAGE = load_task("text-classification"), load_task("image-classification")
+
+
+def prepare_texts(data: Any, seed: int = 0, **arguments: Any) -> LabelledData:
+    """Read and prepare data for text classification."""
+    return prepare(read_source(data, TEXT.file_suffixes), TEXT, DataArguments(**arguments), seed)
+
+
+def table(labels: list[Any], texts: list[Any] | None = None, feature: Any = None) -> Dataset:
+    """Return a table whose texts are ``text 0``, ``text 1``, ..."""
+    made = Dataset.from_dict({"text": texts or [f"text {i}" for i in range(len(labels))], "label": labels})
+    return made if feature is None else made.cast_column("label", feature)
+
+
+def texts_by_class(data: LabelledData, split: str) -> dict[str, set[str]]:
+    """Return class name -> texts."""
+    found: dict[str, set[str]] = {}
+    for row in data.splits[split]:
+        found.setdefault(data.class_names[row["label"]], set()).add(row["text"])
+    return found
+
+
+# given splits
+
+
+def test_given_splits_are_kept_as_they_are():
+    given = DatasetDict(
+        train=table(["b", "a", "b"]), validation=table(["a", "b"], ["v0", "v1"]), test=table(["b"], ["t0"])
+    )
+    data = prepare_texts(given)
+    assert data.class_names == ["a", "b"]
+    assert list(data.splits) == ["train", "validation", "test"]
+    assert data.splits["train"]["text"] == given["train"]["text"]
+    assert data.splits["train"]["label"] == [1, 0, 1]
+    assert data.splits["validation"]["label"] == [0, 1]
+    assert data.splits["test"][0] == {"text": "t0", "reference": "row 1", "label": 1}
+    assert data.notes == []
+
+
+def test_columns_get_the_names_of_their_roles_and_others_go():
+    given = Dataset.from_dict(
+        {"id": range(8), "question": list("abcdefgh"), "answer": list("ABCDEFGH"), "class": ["x", "y"] * 4}
+    )
+    data = prepare_texts(DatasetDict(train=given, test=given, validation=given))
+    assert sorted(data.splits["train"].column_names) == ["label", "reference", "text", "text_pair"]
+    assert data.splits["train"][1] == {"text": "b", "text_pair": "B", "reference": "row 2", "label": 1}
+
+
+def test_named_columns_win_over_columns_that_are_called_like_roles():
+    given = Dataset.from_dict(
+        {"text": ["no"] * 8, "title": list("abcdefgh"), "label": ["n"] * 8, "topic": ["x", "y"] * 4}
+    )
+    data = prepare_texts(
+        DatasetDict(train=given, test=given, validation=given), text_column="title", label_column="topic"
+    )
+    assert list(data.splits["train"]["text"]) == list("abcdefgh")
+    assert data.class_names == ["x", "y"]
+
+
+def test_columns_that_swap_the_names_of_roles():
+    given = Dataset.from_dict({"text": list("abcd"), "text_pair": list("ABCD"), "label": ["x", "y"] * 2})
+    data = prepare_texts(
+        DatasetDict(train=given, test=given, validation=given), text_column="text_pair", text_pair_column="text"
+    )
+    assert data.splits["train"][0] == {"text": "A", "text_pair": "a", "reference": "row 1", "label": 0}
+
+
+def test_a_column_called_reference_can_be_the_text():
+    given = Dataset.from_dict({"reference": list("abcd"), "label": ["x", "y"] * 2})
+    data = prepare_texts(DatasetDict(train=given, test=given, validation=given), text_column="reference")
+    assert list(data.splits["train"]["text"]) == list("abcd")
+
+
+def test_data_without_a_train_split_is_refused():
+    with pytest.raises(UserError, match="'the given data sets' has no train split, only test"):
+        prepare_texts({"test": table(["a", "b"])})
+
+
+# drawn splits
+
+
+@pytest.mark.parametrize(("seed", "test_size", "validation_size"), [(0, 0.2, 0.1), (1, 0.5, 0.5), (2, 0.3, 0)])
+def test_drawn_splits_are_disjoint_complete_and_stratified(seed: int, test_size: float, validation_size: float):
+    labels = ["a"] * 60 + ["b"] * 40
+    data = prepare_texts(table(labels), seed, test_size=test_size, validation_size=validation_size)
+    parts = [set(split["text"]) for split in data.splits.values()]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 100
+    counts = data.counts()
+    assert counts["test"] == {"a": 60 * test_size, "b": 40 * test_size}
+    assert ("validation" in counts) == (validation_size > 0)
+    if validation_size:
+        rest = {"a": 60 * (1 - test_size), "b": 40 * (1 - test_size)}
+        assert counts["validation"] == pytest.approx({c: n * validation_size for c, n in rest.items()}, abs=1)
+    for name in data.splits:  # each text kept the class it had
+        found = texts_by_class(data, name)
+        assert found["a"] <= {f"text {i}" for i in range(60)}
+        assert found["b"] <= {f"text {i}" for i in range(60, 100)}
+
+
+def test_references_are_rows_of_the_file_after_the_draw():
+    data = prepare_texts(table(["a", "b"] * 20))
+    for split in data.splits.values():
+        for row in split:
+            assert row["reference"] == f"row {int(row['text'].split()[1]) + 1}"
+
+
+def test_the_seed_decides_what_is_drawn():
+    def drawn(seed: int) -> dict[str, list[str]]:
+        return {name: list(split["text"]) for name, split in prepare_texts(table(["a", "b"] * 30), seed).splits.items()}
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1)["test"] != drawn(2)["test"]
+
+
+def test_a_validation_size_changes_nothing_of_the_test_split():
+    tests = [
+        list(prepare_texts(table(["a", "b"] * 30), 5, validation_size=size).splits["test"]["text"])
+        for size in (0, 0.1, 0.5)
+    ]
+    assert tests[0] == tests[1] == tests[2]
+
+
+def test_rare_classes_stay_in_train():
+    data = prepare_texts(table(["common"] * 40 + ["twice"] * 2 + ["once"]), test_size=0.4, validation_size=0.4)
+    assert data.class_names == ["common", "once", "twice"]
+    assert all(count >= 1 for count in data.counts()["train"].values())
+    assert data.counts()["train"]["once"] == 1
+
+
+def test_what_was_drawn_is_noted():
+    given = DatasetDict(train=table(["a", "b"] * 20), test=table(["a", "b"]))
+    assert prepare_texts(given).notes == ["no validation split was given: 4 of 40 training examples were drawn for it."]
+    assert prepare_texts(given, validation_size=0).notes == []
+    assert "validation" not in prepare_texts(given, validation_size=0).splits
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"train": table(["a", "b", "a"])},
+            r"has 3 training examples for 2 classes, too few to hold back a test split",
+        ),
+        (
+            {"train": table(["a", "b", "a"]), "test": table(["a"])},
+            r"too few to hold back a validation split\. Give a validation split, or set validation_size to 0\.",
+        ),
+    ],
+)
+def test_too_few_examples_to_draw_from(given: Mapping[str, Dataset], message: str):
+    with pytest.raises(UserError, match=message):
+        prepare_texts(given)
+
+
+@pytest.mark.parametrize("classes", [5, 20])
+def test_a_large_share_empties_no_class(classes: int):
+    given = table(["common"] * 2 * classes + [f"rare {i}" for i in range(classes)])
+    data = prepare_texts(given, test_size=0.9, validation_size=0)
+    train, test = data.counts()["train"], data.counts()["test"]
+    assert {train[f"rare {i}"] for i in range(classes)} == {1}
+    assert train["common"] >= 1
+    assert test["common"] == pytest.approx(0.9 * 2 * classes, abs=1)
+
+
+# classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["10", "2", "1"], ["1", "2", "10"]),
+        ([10, 2, 0], ["0", "2", "10"]),
+        ([1.0, 0.0, 1.0], ["0", "1"]),
+        (["-1", "1", "0.5"], ["-1", "0.5", "1"]),
+        (["b", "A", "a"], ["A", "a", "b"]),
+        (["b", "10", "2"], ["2", "10", "b"]),
+        ([True, False], ["False", "True"]),
+        (["None", "nan", "null"], None),
+        (["été", "猫"], ["été", "猫"]),
+    ],
+)
+def test_classes_are_sorted_numbers_first(labels: list[Any], names: list[str] | None):
+    data = prepare_texts(DatasetDict(train=table(labels), test=table(labels), validation=table(labels)))
+    if names is None:  # words that are no numbers, though float("nan") reads one of them
+        assert sorted(data.class_names) == sorted(labels)
+    else:
+        assert data.class_names == names
+    assert [data.class_names[i] for i in data.splits["test"]["label"]] == [
+        str(int(v)) if isinstance(v, float) else str(v) for v in labels
+    ]
+
+
+@pytest.mark.parametrize("index", range(12))
+def test_a_class_called_nan_does_not_upset_the_order(index: int):
+    """NaN compares with nothing; the order would depend on the hashes of the names, so on the process."""
+    labels = ["nan", "10", f"a{index}", "2", f"b{index}", "-inf"]
+    given = table(np.random.default_rng(index).permutation(labels).tolist())
+    names = prepare_texts(DatasetDict(train=given, test=given, validation=given)).class_names
+    assert [name for name in names if name != "-inf"] == ["2", "10", f"a{index}", f"b{index}", "nan"]
+
+
+def test_class_label_features_keep_their_own_order():
+    feature = ClassLabel(names=["zebra", "ant", "cat"])
+    given = table([0, 2, 1, 0], feature=feature)
+    data = prepare_texts(DatasetDict(train=given, test=given, validation=given))
+    assert data.class_names == ["zebra", "ant", "cat"]
+    assert data.splits["test"]["label"] == [0, 2, 1, 0]
+
+
+def test_labels_of_other_splits_are_matched_by_name_not_by_number():
+    train = table([0, 1, 0, 1], feature=ClassLabel(names=["cat", "dog"]))
+    test = table([0, 1], feature=ClassLabel(names=["dog", "cat"]))
+    data = prepare_texts(DatasetDict(train=train, test=test, validation=table(["dog"])))
+    assert data.splits["test"]["label"] == [1, 0]
+    assert data.splits["validation"]["label"] == [1]
+
+
+def test_a_declared_class_without_a_training_example_is_named():
+    given = table([0, 1, 0, 1], feature=ClassLabel(names=["cat", "dog", "fox"]))
+    with pytest.raises(UserError, match="has no training example of the class fox"):
+        prepare_texts(DatasetDict(train=given, test=given))
+
+
+def test_an_unlabelled_class_label_is_missing():
+    given = table([0, 1, -1, 0], feature=ClassLabel(names=["cat", "dog"]))
+    with pytest.raises(UserError, match=r"no label in column 'label' for 1 of 4 examples \(row 3\)"):
+        prepare_texts(DatasetDict(train=given, test=given))
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows"),
+    [
+        (["a", None, "b", "a"], "row 2"),
+        (["a", "", "b", " \t"], "row 2, 4"),
+        ([1.0, float("nan"), 0.0, 1.0], "row 2"),
+        ([1, None, 0, None], "row 2, 4"),
+    ],
+)
+def test_missing_labels_are_reported_by_row(labels: list[Any], rows: str):
+    with pytest.raises(UserError, match=rf"the train split of .* for \d of 4 examples \({rows}\)\. Fill them in"):
+        prepare_texts(table(labels))
+
+
+def test_missing_labels_of_a_csv_are_no_class(tmp_path: Path):
+    path = write_csv(tmp_path / "t.csv", [("one", "a"), ("two", ""), ("three", "b"), ("four", "nan")])
+    with pytest.raises(UserError, match=r"for 1 of 4 examples \(row 2\)"):
+        prepare_texts(path)
+
+
+def test_integer_labels_of_a_csv(tmp_path: Path):
+    path = write_csv(tmp_path / "t.csv", [(f"text {i}", str(10 - i % 3)) for i in range(30)])
+    data = prepare_texts(path)
+    assert data.class_names == ["8", "9", "10"]
+    for row in data.splits["train"]:
+        assert data.class_names[row["label"]] == str(10 - int(row["text"].split()[1]) % 3)
+
+
+@pytest.mark.parametrize("labels", [["01", "1"], ["true", "TRUE"], ["1e3", "1000"], ["1_0", "10"], ["007", "7.0"]])
+def test_a_class_of_a_csv_is_called_as_it_is_written(tmp_path: Path, labels: list[str]):
+    data = prepare_texts(write_csv(tmp_path / "t.csv", [(f"text {i}", labels[i % 2]) for i in range(20)]))
+    assert sorted(data.class_names) == sorted(labels)
+    assert texts_by_class(data, "test")[labels[0]] <= {f"text {i}" for i in range(0, 20, 2)}
+
+
+@pytest.mark.parametrize("classes", [("true", "false", "unsure"), ("01", "02", "other"), ("1.50", "2.50", "none")])
+def test_what_other_rows_hold_does_not_rename_a_class(tmp_path: Path, classes: tuple[str, ...]):
+    """A test table with some of the classes alone must not be read as numbers or truth values."""
+    write_csv(tmp_path / "train.csv", [(f"text {i}", classes[i % 3]) for i in range(30)])
+    write_csv(tmp_path / "test.csv", [("x", classes[0]), ("y", classes[1])])
+    data = prepare_texts(tmp_path)
+    assert [data.class_names[i] for i in data.splits["test"]["label"]] == list(classes[:2])
+
+
+def test_a_word_far_down_a_column_of_numbers(tmp_path: Path):
+    rows = [(f"text {i}", str(i % 2)) for i in range(10_050)] + [(f"many {i}", "many") for i in range(9)]
+    data = prepare_texts(write_csv(tmp_path / "t.csv", rows))
+    assert data.class_names == ["0", "1", "many"]
+
+
+def test_texts_of_digits_are_texts(tmp_path: Path):
+    rows = [(str(i).zfill(5), "even" if i % 2 == 0 else "odd") for i in range(20)]
+    data = prepare_texts(write_csv(tmp_path / "t.csv", rows))
+    assert {t for split in data.splits.values() for t in split["text"]} == {text for text, _ in rows}
+
+
+def test_a_missing_integer_label_of_a_csv_is_reported(tmp_path: Path):
+    path = write_csv(tmp_path / "t.csv", [("one", "1"), ("two", ""), ("three", "0"), ("four", "1")])
+    with pytest.raises(UserError, match=r"for 1 of 4 examples \(row 2\)"):
+        prepare_texts(path)
+
+
+def test_a_missing_label_in_the_test_split_is_reported():
+    with pytest.raises(UserError, match=r"the test split of .* for 1 of 2 examples \(row 2\)"):
+        prepare_texts(DatasetDict(train=table(["a", "b"] * 4), test=table(["a", None])))
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_an_unknown_class_outside_train_is_named(split: str):
+    given = {"train": table(["cat", "dog"] * 4), split: table(["cat", "dgo"])}
+    with pytest.raises(UserError) as caught:
+        prepare_texts(given)
+    assert str(caught.value) == (
+        f"--data: the {split} split of 'the given data sets' has the class 'dgo', which is not among the classes "
+        "that are trained (cat, dog). Did you mean 'dog'?"
+    )
+
+
+@pytest.mark.parametrize("labels", [["a"] * 6, [1] * 6])
+def test_a_single_class_is_refused(labels: list[Any]):
+    with pytest.raises(UserError, match=f"only one class, '{labels[0]}', in its train split: there is nothing to tell"):
+        prepare_texts(table(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.5, 1.0, 0.25, 0.0], r"column 'label' holds 0\.5, a number that is no class"),
+        ([float("inf"), 1.0, 0.0, 1.0], "column 'label' holds inf, a number that is no class"),
+        ([["a"], ["b"], ["a", "b"], []], r"column 'label' holds \['a'\]; wanted is one class for each example"),
+    ],
+)
+def test_numbers_and_lists_that_are_no_class(labels: list[Any], message: str):
+    with pytest.raises(UserError, match=message):
+        prepare_texts(table(labels))
+
+
+def test_classes_come_from_train_alone():
+    data = prepare_texts(DatasetDict(train=table(["a", "b"] * 4), test=table(["a", "a"]), validation=table(["b"])))
+    assert data.class_names == ["a", "b"]
+    assert data.counts()["test"] == {"a": 2, "b": 0}
+
+
+# inputs
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "\t\n", None])
+def test_empty_texts_are_named_by_row(empty: str | None):
+    with pytest.raises(UserError) as caught:
+        prepare_texts(table(["a", "b"] * 3, ["x", empty, "y", empty, "z", "w"]))
+    assert str(caught.value) == (
+        "--data: the train split of 'the given Dataset', row 2: the text is empty. (1 more like it: row 4)"
+    )
+
+
+def test_an_empty_text_of_a_csv_is_named_with_the_file(tmp_path: Path):
+    write_csv(tmp_path / "train.csv", make_sentences(12, 1))
+    write_csv(tmp_path / "test.csv", [("fine", "animal"), ("", "animal")])
+    with pytest.raises(UserError, match=rf"the test split of '{tmp_path}', row 2: the text is empty"):
+        prepare_texts(tmp_path)
+
+
+def test_an_empty_second_text_is_named_by_its_role():
+    given = Dataset.from_dict({"premise": ["a", "b"], "hypothesis": ["c", ""], "label": ["x", "y"]})
+    with pytest.raises(UserError, match="row 2: the text_pair is empty"):
+        prepare_texts(given)
+
+
+def test_many_problems_are_counted():
+    with pytest.raises(UserError, match=r"row 1: the text is empty\. \(11 more like it: row 2, .*row 6 and 6 more\)"):
+        prepare_texts(table(["a", "b"] * 6, [""] * 12), text_column="text")
+
+
+def test_a_text_that_is_a_number_is_named():
+    with pytest.raises(UserError, match="row 1: the text is 7, no text"):
+        prepare_texts(table(["a", "b"], [7, 8]), text_column="text")
+
+
+def test_words_for_missing_values_are_texts_and_classes(tmp_path: Path):
+    rows = [(word, label) for word in ("None", "NA", "null", "nan") for label in ("None", "NA")] * 3
+    data = prepare_texts(write_csv(tmp_path / "t.csv", rows))
+    assert data.class_names == ["NA", "None"]
+    assert {t for split in data.splits.values() for t in split["text"]} == {"None", "NA", "null", "nan"}
+
+
+# pictures
+
+
+def prepare_pictures(data: Any, **arguments: Any) -> LabelledData:
+    """Read and prepare data for image classification."""
+    return prepare(read_source(data, IMAGE.file_suffixes), IMAGE, DataArguments(**arguments), 0)
+
+
+def test_class_folders_become_labelled_pictures(image_folder: Path):
+    data = prepare_pictures(image_folder)
+    assert data.class_names == ["blue", "green", "red"]
+    assert data.counts()["test"] == {"blue": 4, "green": 4, "red": 4}
+    assert sum(len(data.splits[name]) for name in ("train", "validation")) == 24
+    for name, split in data.splits.items():
+        for row in split:
+            assert row["image"] == row["reference"]
+            assert Path(row["image"]).parent.name == data.class_names[row["label"]]
+            assert Path(row["image"]).parent.parent.name == ("test" if name == "test" else "train")
+
+
+def test_an_unreadable_picture_is_named(tmp_path: Path):
+    generator = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        write_picture(tmp_path / name / "1.png", colour, generator)
+    (tmp_path / "red" / "2.png").write_bytes(b"")
+    (tmp_path / "red" / "3.png").write_text("no picture")
+    with pytest.raises(
+        UserError, match=r"red/2\.png: it cannot be read as a picture.*\(1 more like it: .*red/3\.png\)"
+    ):
+        prepare_pictures(tmp_path)
+
+
+def picture_table(tmp_path: Path, names: list[str]) -> Dataset:
+    """Return a data set with an image feature and one picture of each name."""
+    generator = np.random.default_rng(0)
+    for index, name in enumerate(names):
+        write_picture(tmp_path / f"{index}.png", COLOURS[name], generator)
+    paths = [str(tmp_path / f"{index}.png") for index in range(len(names))]
+    features = Features({"img": Image(), "label": ClassLabel(names=["red", "blue"]), "note": Value("string")})
+    return Dataset.from_dict(
+        {"img": paths, "label": [["red", "blue"].index(n) for n in names], "note": names}, features=features
+    )
+
+
+def test_image_features_of_a_data_set(tmp_path: Path):
+    given = picture_table(tmp_path, ["red", "blue"] * 6)
+    data = prepare_pictures(DatasetDict(train=given, test=given.select([1, 2])))
+    assert data.class_names == ["red", "blue"]
+    assert data.splits["test"]["label"] == [1, 0]
+    row = data.splits["test"][0]
+    assert set(row) == {"image", "reference", "label"}
+    assert row["image"]["path"] == str(tmp_path / "1.png")
+    assert row["reference"] == "row 1"
+
+
+def test_paths_of_pictures_in_a_table(tmp_path: Path):
+    picture_table(tmp_path, ["red", "blue"] * 4)
+    rows = [(str(tmp_path / f"{i}.png"), ["red", "blue"][i % 2]) for i in range(8)]
+    data = prepare_pictures(write_csv(tmp_path / "labels.csv", rows, header=("file_name", "label")))
+    assert data.class_names == ["blue", "red"]
+    assert data.splits["train"]["image"][0].endswith(".png")
+
+
+def test_relative_paths_of_a_table_are_relative_to_it(tmp_path: Path):
+    picture_table(tmp_path / "photos", ["red", "blue"] * 4)
+    rows = [(f"photos/{i}.png", ["red", "blue"][i % 2]) for i in range(8)]
+    data = prepare_pictures(write_csv(tmp_path / "labels.csv", rows, header=("file_name", "label")))
+    assert sum(len(split) for split in data.splits.values()) == 8
+
+
+def test_a_missing_picture_of_a_table_is_named_by_row(tmp_path: Path):
+    picture_table(tmp_path, ["red", "blue"])
+    rows = [(str(tmp_path / name), label) for name, label in (("0.png", "red"), ("gone.png", "blue"))]
+    with pytest.raises(UserError, match=r"row 2: .*gone\.png"):
+        prepare_pictures(write_csv(tmp_path / "labels.csv", rows, header=("file_name", "label")))
+
+
+# without labels
+
+
+def test_inputs_without_labels_are_checked_and_referenced(tmp_path: Path):
+    source = read_inputs(write_csv(tmp_path / "in.csv", [("one",), ("two",)], header=("text",)), frozenset())
+    columns = find_columns(source, TEXT, {}, labelled=False)
+    found = label_split(source.splits["all"], "all", source, TEXT, columns, None)
+    assert found.to_list() == [{"text": "one", "reference": "row 1"}, {"text": "two", "reference": "row 2"}]
+
+
+def test_progress_counts_every_example():
+    seen = []
+
+    def track(items, total: int, what: str):
+        for item in items:
+            seen.append((total, what))
+            yield item
+
+    source = read_source(DatasetDict(train=table(["a", "b"] * 4), test=table(["a", "b"])), frozenset())
+    prepare(source, TEXT, DataArguments(validation_size=0), 0, track)
+    assert (
+        seen
+        == [(8, "Checking the train split of 'the given data sets'")] * 8
+        + [(2, "Checking the test split of 'the given data sets'")] * 2
+    )

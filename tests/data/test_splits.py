@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.model_selection import train_test_split
+
+from hfft.data.splits import draw_stratified
+
+
+def labels_of(*counts: int) -> np.ndarray:
+    """Return shuffled labels with this many rows of each class."""
+    return np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "drawn"),
+    [
+        ((10, 10), 0.2, (2, 2)),
+        ((100, 50, 10), 0.1, (10, 5, 1)),
+        ((40, 20), 0.5, (20, 10)),
+        ((98, 2), 0.5, (49, 1)),
+    ],
+)
+def test_every_class_gives_the_same_share(counts: tuple[int, ...], share: float, drawn: tuple[int, ...]):
+    labels = labels_of(*counts)
+    rows = draw_stratified(labels, share, seed=1)
+    assert tuple(np.bincount(labels[rows], minlength=len(counts))) == drawn
+
+
+@pytest.mark.parametrize("counts", [(10, 10), (33, 17, 9), (5, 5, 5, 5), (200, 3, 3), (7, 1, 1)])
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.25, 0.33, 0.5, 0.9])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_draws_are_rows_of_their_own_and_leave_every_class_behind(counts: tuple[int, ...], share: float, seed: int):
+    labels = labels_of(*counts)
+    rows = draw_stratified(labels, share, seed)
+    assert len(set(rows.tolist())) == len(rows)
+    assert rows.tolist() == sorted(rows.tolist())
+    assert rows.min() >= 0
+    assert rows.max() < len(labels)
+    left = np.bincount(np.delete(labels, rows), minlength=len(counts))
+    assert (left >= 1).all()
+    taken = np.bincount(labels[rows], minlength=len(counts))
+    exact = np.array(counts) * share
+    assert (np.abs(taken - exact) < 1).all() or share > 0.5  # at large shares the row that stays behind weighs more
+    possible = sum(count - 1 for count in counts)
+    assert len(rows) == min(max(1, round(sum(counts) * share)), possible)
+
+
+def test_totals_agree_with_scikit_learn():
+    labels = labels_of(60, 30, 10)
+    _, drawn = train_test_split(np.arange(100), test_size=0.2, stratify=labels, random_state=0)
+    ours = draw_stratified(labels, 0.2, seed=0)
+    assert np.bincount(labels[ours]).tolist() == np.bincount(labels[drawn]).tolist()
+
+
+def test_fractions_go_to_the_largest_and_ties_are_drawn():
+    # a third of a row of each of 5 classes: two of them give one
+    labels = np.repeat(np.arange(5), 3)
+    winners = [set(labels[draw_stratified(labels, 1 / 9, seed)].tolist()) for seed in range(30)]
+    assert all(len(winner) == 2 for winner in winners)
+    assert set.union(*winners) == set(range(5))
+    # 0.7 of a row beats 0.2
+    labels = labels_of(7, 2)
+    assert labels[draw_stratified(labels, 0.1, seed=0)].tolist() == [0]
+
+
+def test_a_class_of_one_row_stays_behind():
+    labels = np.array([0, 0, 0, 0, 1])
+    for seed in range(10):
+        assert 4 not in draw_stratified(labels, 0.5, seed)
+
+
+def test_the_seed_decides():
+    labels = labels_of(50, 50)
+    first = draw_stratified(labels, 0.2, seed=3)
+    assert draw_stratified(labels, 0.2, seed=3).tolist() == first.tolist()
+    assert draw_stratified(labels, 0.2, seed=4).tolist() != first.tolist()
+
+
+def test_every_row_can_be_drawn():
+    labels = labels_of(6, 6)
+    drawn = {int(row) for seed in range(60) for row in draw_stratified(labels, 0.25, seed)}
+    assert drawn == set(range(12))
+
+
+def test_class_indices_may_have_gaps():
+    labels = np.array([3, 3, 3, 3, 8, 8, 8, 8])
+    assert np.bincount(labels[draw_stratified(labels, 0.5, seed=0)]).tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 2]
