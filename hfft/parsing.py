@@ -21,6 +21,8 @@ from hfft.errors import UserError, listed, nearest
 from hfft.training_arguments import REPLACED, FineTuningArguments
 
 _LARGEST_YAML = 1_000_000  # bytes
+_DEEPEST_YAML = 20
+_LISTS = frozenset({"report_to", "optim_target_modules"})  # a word on the command line, in Python also a list
 # What most runs set of the 130 fields that are transformers' own; --help_all shows the others.
 _COMMON = frozenset(
     [
@@ -144,8 +146,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a run's settings; the values are typed by the parser of the flags, so ``1e-4`` is a number here too.
 
     Raises:
-        UserError: for a file that is missing, too large, no YAML, no mapping of plain values, has tags, anchors or
-            repeated keys, or a key that is no argument.
+        UserError: for a file that is missing, too large, no YAML, no mapping of plain values, has tags, aliases, deep
+            nesting or repeated keys, or a key that is no argument.
     """
     file = existing_path(path, "--config")
     if not file.is_file():
@@ -154,56 +156,98 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"--config: '{path}' is larger than {_LARGEST_YAML:,} bytes, so it is no run.yaml.")
     try:
         text = file.read_text("utf-8")
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            # a few lines of nested aliases unfold to gigabytes
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                line = f", line {event.start_mark.line + 1}" if event.start_mark else ""
-                raise UserError(f"--config: '{path}'{line}: aliases are not read here.")
-        _require_unique_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
-        content = yaml.safe_load(text)
+        _require_plain(text, path)
+        # the base loader leaves every scalar as it is written: `text_column: on` is a text
+        root = yaml.compose(text, Loader=yaml.BaseLoader)
     except UnicodeDecodeError as error:
         raise UserError(f"--config: '{path}' is no UTF-8 text: {error}.") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+    except yaml.YAMLError as error:
         raise UserError(f"--config: '{path}' is no valid YAML: {' '.join(str(error).split())}") from error
-    if content is None:
+    if root is None:
         return {}
-    if not isinstance(content, dict):
-        raise UserError(f"--config: '{path}' must hold lines of the form name: value, got a {type(content).__name__}.")
-    return _typed(content, path)
+    if not isinstance(root, yaml.MappingNode):
+        raise UserError(
+            f"--config: '{path}' must hold lines of the form name: value, got a {type(root).__name__[:-4].lower()}."
+        )
+    return _typed(_items(root, path), path)
 
 
-def _typed(content: dict[Any, Any], path: str | Path) -> dict[str, Any]:
+def _require_plain(text: str, path: str | Path) -> None:
+    """Refuse what settings do not need: tags name Python objects, aliases unfold, PyYAML is quadratic in depth."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.BaseLoader):
+        where = f"--config: '{path}'" + (f", line {event.start_mark.line + 1}" if event.start_mark else "")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST_YAML:
+            raise UserError(f"{where}: nested more than {_DEEPEST_YAML} deep.")
+        if (tag := getattr(event, "tag", None)) is not None:
+            raise UserError(f"{where}: no valid YAML for a run, tags such as {tag} are not read here.")
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise UserError(f"{where}: aliases are not read here.")
+
+
+def _items(node: yaml.MappingNode, path: str | Path) -> dict[str, yaml.Node]:
+    """Return the mapping's values by key; raises :class:`UserError` for repeated keys and keys that are no words."""
+    items: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        where = f"--config: '{path}', line {key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode):
+            raise UserError(f"{where}: a key must be a name.")
+        if key.value in items:
+            raise UserError(f"{where}: the key '{key.value}' stands there twice.")
+        items[key.value] = value
+    return items
+
+
+def _typed(items: dict[str, yaml.Node], path: str | Path) -> dict[str, Any]:
+    """Hand the values to the parser of the flags."""
     parser = train_parser()
     known = sorted({action.dest for action in parser._actions} - {"help"})
     argv: list[str] = []
-    for key, value in content.items():
+    lists: dict[str, list[str]] = {}
+    for key, node in items.items():
         if key not in known:
             raise UserError(f"--config: '{path}' has the key '{key}', which is no argument.{nearest(key, known)}")
-        if value is None:
-            continue
-        if isinstance(value, list):
-            argv += [f"--{key}", *map(str, value)]
+        if isinstance(node, yaml.ScalarNode):
+            if not _is_null(node):
+                argv.append(f"--{key}={node.value}")
+        elif isinstance(node, yaml.SequenceNode):
+            values = [_list_item(item, key, path) for item in node.value]
+            if key in _LISTS:
+                lists[key] = values
+            elif values:
+                argv += [f"--{key}", *values]
         else:
-            argv.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
+            argv.append(f"--{key}={json.dumps(_plain(node, path))}")
     try:
-        return parser.parse_settings(argv)
+        return parser.parse_settings(argv) | lists
     except UserError as error:
         raise UserError(f"--config: '{path}': {error}") from error
 
 
-def _require_unique_keys(node: yaml.Node | None, path: str | Path) -> None:
+def _is_null(node: yaml.Node) -> bool:
+    is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    return is_plain and node.value in ("", "~", "null", "Null", "NULL")
+
+
+def _list_item(node: yaml.Node, key: str, path: str | Path) -> str:
+    if not isinstance(node, yaml.ScalarNode) or _is_null(node) or node.value.startswith("-"):
+        raise UserError(f"--config: '{path}', line {node.start_mark.line + 1}: {key} cannot hold this item.")
+    return str(node.value)
+
+
+def _plain(node: yaml.Node, path: str | Path) -> Any:
+    """Return what the node stands for; an unquoted scalar is a number or truth value where JSON says so."""
     if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise UserError(
-                    f"--config: '{path}', line {key.start_mark.line + 1}: the key '{key.value}' stands there twice."
-                )
-            if isinstance(key.value, str):
-                seen.add(key.value)
-            _require_unique_keys(value, path)
+        return {key: _plain(value, path) for key, value in _items(node, path).items()}
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, path) for item in node.value]
+    if _is_null(node):
+        return None
+    try:
+        return json.loads(node.value) if getattr(node, "style", None) is None else node.value
+    except ValueError:
+        return node.value
 
 
 def split_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArguments, dict[str, Any]]:

@@ -90,6 +90,11 @@ def find_columns(source: Source, task: Task, named: Mapping[str, str], *, labell
                 "name one with --label_column."
             )
         found[LABEL] = label
+    if len(set(found.values())) < len(found):
+        twice = next(column for column in found.values() if list(found.values()).count(column) > 1)
+        raise UserError(
+            f"--data: the column '{twice}' cannot be read as {listed(r for r in found if found[r] == twice)}."
+        )
     for name, split in source.splits.items():
         for column in found.values():
             if column not in split.column_names:

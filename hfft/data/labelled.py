@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +65,7 @@ def prepare(
     """
     columns = find_columns(source, task, arguments.named_columns(), labelled=True)
     if UNSPLIT in source.splits:
-        source = Source({"train": source.splits[UNSPLIT]}, source.origin, source.from_files)
+        source = dataclasses.replace(source, splits={"train": source.splits[UNSPLIT]})
     if "train" not in source.splits:
         raise UserError(f"--data: '{source.origin}' has no train split, only {listed(source.splits)}.")
     class_names = _class_names(source.splits["train"], columns[LABEL], source.origin)
@@ -102,6 +105,8 @@ def label_split(
         references = [f"row {index + 1}" for index in range(len(split))]
         labelled = split.select_columns([column for role, column in columns.items() if role != LABEL])
         labelled = labelled.rename_columns({c: role for role, c in columns.items() if role != LABEL and role != c})
+        if source.folder is not None and task.file_suffixes:
+            labelled = _located(labelled, task.inputs[0].role, source.folder)
     _check_inputs(labelled, references, where, task, track)
     labelled = labelled.add_column(REFERENCE, list(references))
     if class_names is not None and labels is not None:
@@ -110,9 +115,19 @@ def label_split(
     return labelled
 
 
+def _located(split: Dataset, role: str, folder: Path) -> Dataset:
+    """Let relative paths in a table start at the table."""
+    values = split[role]
+    found = [str(folder / v) if isinstance(v, str) and (folder / v).is_file() else v for v in values]
+    if found == list(values):
+        return split
+    return split.add_column("located", found).remove_columns(role).rename_column("located", role)
+
+
 def _check_inputs(split: Dataset, references: Iterable[str], where: str, task: Task, track: Track | None) -> None:
     """Look at every input before anything is trained; threads, because decoding pictures leaves Python's lock."""
-    with ThreadPoolExecutor() as pool:
+    # a task that silences warnings in several threads at once would leave the filters changed for good
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         found: Iterable[str | None] = pool.map(task.check, split)
         if track is not None:
             found = track(found, len(split), f"Checking {where}")
@@ -142,9 +157,10 @@ def _class_names(train: Dataset, column: str, origin: str) -> list[str]:
 def _numeric_first(name: str) -> tuple[float, str]:
     """Sort "2" before "10"; names that are no numbers by their letters, behind."""
     try:
-        return (float(name), name)
+        number = float(name)
     except ValueError:
-        return (math.inf, name)
+        number = math.inf
+    return (math.inf if math.isnan(number) else number, name)  # NaN has no place in an order
 
 
 def _label_texts(split: Dataset, column: str, labels: list[Any], where: str) -> list[str]:

@@ -6,6 +6,7 @@ TSV, JSONL, Parquet: one file, or a folder of files named for their splits).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -48,12 +49,14 @@ class Source:
     Attributes:
         splits: split name -> rows; the one name ``all`` where the data has no splits.
         origin: how the user named it, for messages.
+        folder: where relative paths in a table start.
         from_files: whether the rows are files in class folders (columns ``reference`` and ``label``).
     """
 
     splits: dict[str, Dataset]
     origin: str
     from_files: bool = False
+    folder: Path | None = None
 
     @property
     def column_names(self) -> list[str]:
@@ -93,16 +96,20 @@ def read_source(data: Any, file_suffixes: Iterable[str], cache_dir: str | None =
                     f"data: split '{name}' is not one of {listed(sorted(set(_SPLIT_OF.values())))}, or no Dataset."
                     f"{nearest(name, _SPLIT_OF)}"
                 )
+            if known in splits:
+                raise UserError(f"data: '{name}' is a second {known} split.")
             splits[known] = _undecoded(split)
+        if not splits:
+            raise UserError("data: the dict holds no data sets.")
         return _checked(Source(splits, "the given data sets"))
     if not isinstance(data, str | Path):
         raise UserError(f"data must be a path or a datasets.DatasetDict, got {type(data).__name__}.")
     path = existing_path(data, "--data")
     if path.is_file():
-        return _checked(Source(_read_tables({UNSPLIT: [path]}, cache_dir), str(data)))
+        return _checked(Source(_read_tables({UNSPLIT: [path]}, cache_dir), str(data), folder=path.parent))
     tables = _tables_by_split(path)
     if tables:
-        return _checked(Source(_read_tables(tables, cache_dir), str(data)))
+        return _checked(Source(_read_tables(tables, cache_dir), str(data), folder=path))
     return _checked(Source(_read_class_folders(path, frozenset(file_suffixes)), str(data), from_files=True))
 
 
@@ -112,7 +119,7 @@ def read_inputs(path: str | Path, file_suffixes: frozenset[str], cache_dir: str 
 
     root = existing_path(path, "--input")
     if root.is_file() and root.suffix.lower() in _READERS:
-        return _checked(Source(_read_tables({UNSPLIT: [root]}, cache_dir), str(path)))
+        return _checked(Source(_read_tables({UNSPLIT: [root]}, cache_dir), str(path), folder=root.parent))
     if root.is_file() and root.suffix.lower() not in file_suffixes:
         known = sorted({*_READERS, *file_suffixes})
         raise UserError(f"--input: '{path}' is of no known type. Known suffixes: {listed(known, 30)}.")
@@ -185,6 +192,8 @@ def _tables_by_split(folder: Path) -> dict[str, list[Path]]:
 
 
 def _read_tables(tables: dict[str, list[Path]], cache_dir: str | None) -> dict[str, Dataset]:
+    import datasets
+    import pandas
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
@@ -198,7 +207,12 @@ def _read_tables(tables: dict[str, list[Path]], cache_dir: str | None) -> dict[s
         builder, options = _READERS[suffixes.pop()]
         if empty := [str(path) for path in files if path.stat().st_size == 0]:
             raise UserError(f"--data: '{empty[0]}' is empty.")
+        level = datasets.logging.get_verbosity()
+        datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # the error below says it
         try:
+            if builder == "csv":  # as written: "01" is no 1, and other rows do not decide what a cell is
+                header = pandas.read_csv(files[0], nrows=0, **options).columns
+                options = {**options, "features": datasets.Features(dict.fromkeys(header, datasets.Value("string")))}
             table = load_dataset(
                 builder,
                 data_files=[str(path) for path in files],
@@ -211,9 +225,27 @@ def _read_tables(tables: dict[str, list[Path]], cache_dir: str | None) -> dict[s
             reason = " ".join(str(cause).split())
             if isinstance(cause, UnicodeDecodeError):
                 reason = f"it is not UTF-8 ({reason}); save it as UTF-8"
+            if "corresponds to no data" in reason:
+                raise UserError(f"--data: '{listed(str(f) for f in files)}' has no rows.") from error
+            if builder == "json" and (line := _broken_line(files)):
+                reason = line
             raise UserError(f"--data: '{listed(str(f) for f in files)}' cannot be read: {reason}") from error
+        finally:
+            datasets.logging.set_verbosity(level)
         splits[split] = _undecoded(table)
     return splits
+
+
+def _broken_line(files: list[Path]) -> str | None:
+    """Return where the first line that is no JSON stands."""
+    for path in files:
+        if path.suffix.lower() == ".jsonl":
+            for number, line in enumerate(path.read_bytes().splitlines(), 1):
+                try:
+                    json.loads(line or b"null")
+                except ValueError as error:
+                    return f"{path.name}, line {number} is no JSON ({error})"
+    return None
 
 
 def _read_class_folders(root: Path, suffixes: frozenset[str]) -> dict[str, Dataset]:
@@ -224,6 +256,8 @@ def _read_class_folders(root: Path, suffixes: frozenset[str]) -> dict[str, Datas
             raise UserError(
                 f"--data: the folder '{root}' has no train folder beside {listed(p.name for p in folders)}."
             )
+        if len(set(split_folders.values())) < len(split_folders):
+            raise UserError(f"--data: '{root}' holds one split twice: {listed(p.name for p in split_folders)}.")
         return {split: _class_folders(path, suffixes) for path, split in split_folders.items()}
     if any(path.name.lower() == "train" and any(p.is_dir() for p in _visible(path)) for path in split_folders):
         others = listed(path.name for path in folders if path not in split_folders)

@@ -111,7 +111,7 @@ class EvaluateMetric:
             results = self.module.compute(
                 predictions=probabilities.argmax(axis=1).tolist(), references=labels.tolist(), **self.options
             )
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # the script is the user's
             raise UserError(f"--metrics: '{self.specification}' cannot be computed: {error}") from error
         return {name: float(value) for name, value in (results or {}).items() if np.ndim(value) == 0}
 

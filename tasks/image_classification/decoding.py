@@ -44,7 +44,7 @@ def image_problem(image: Any) -> str | None:
 
 
 def _try_decode(image: Any) -> tuple[str | None, Image.Image | None]:
-    if image is None:
+    if image is None or (isinstance(image, dict) and image.get("bytes") is None and image.get("path") is None):
         return "there is no picture", None
     try:
         with warnings.catch_warnings():
@@ -54,6 +54,7 @@ def _try_decode(image: Any) -> tuple[str | None, Image.Image | None]:
             if width * height > MAX_PIXELS:
                 return f"it has {width} x {height} pixels, more than {MAX_PIXELS:,}", None
             opened.seek(0)
+            opened.load()  # here, because what fails in exif_transpose is let pass, and a second load would give black
             with contextlib.suppress(Exception):
                 opened = ImageOps.exif_transpose(opened)
             return None, _to_rgb(opened)
