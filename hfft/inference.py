@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from datasets import concatenate_datasets
 from torch.utils.data import DataLoader
 
 from hfft.arguments import DataArguments, ModelArguments
@@ -162,25 +163,29 @@ def _sort(settings: Mapping[str, Any], **given: Any) -> tuple[ModelArguments, Da
 
 
 def _evaluation_split(model: str, source: Source, split: str, classifier: Classifier, arguments: DataArguments) -> Any:
-    names = [*source.splits, "all"] if UNSPLIT not in source.splits else ["train", "validation", "test", "all"]
-    if split not in names:
-        raise UserError(
-            f"--split: '{source.origin}' has no split '{split}'.{nearest(split, names)} It has {listed(names)}."
-        )
     task, class_names = classifier.task, classifier.class_names
-    columns = find_columns(source, task, arguments.named_columns(), labelled=True)
     own_run = _settings_of_own_run(model, source)
-    if UNSPLIT in source.splits and split != "all" and own_run is not None:
+    if own_run is not None and split != UNSPLIT:
         drawn = prepare(source, task, *own_run)
-        if split not in drawn.splits or drawn.class_names != class_names:
-            raise UserError(f"--split: the run drew no {split} split from '{source.origin}', or the data has changed.")
+        if drawn.class_names != class_names:
+            raise UserError(f"--data: the classes of '{source.origin}' have changed since the run.")
+        _require_split(split, drawn.splits, source)
         return drawn.splits[split]
-    chosen = source.splits if split == "all" or UNSPLIT in source.splits else {split: source.splits[split]}
-    from datasets import concatenate_datasets
-
+    if UNSPLIT not in source.splits:
+        _require_split(split, source.splits, source)
+    columns = find_columns(source, task, arguments.named_columns(), labelled=True)
+    whole = split == UNSPLIT or UNSPLIT in source.splits
+    chosen = source.splits if whole else {split: source.splits[split]}
     return concatenate_datasets(
         [label_split(rows, name, source, task, columns, class_names) for name, rows in chosen.items()]
     )
+
+
+def _require_split(split: str, splits: Iterable[str], source: Source) -> None:
+    names = [*splits, UNSPLIT]
+    if split not in names:
+        hint = nearest(split, names)
+        raise UserError(f"--split: '{source.origin}' has no split '{split}'.{hint} It has {listed(names)}.")
 
 
 def _settings_of_own_run(model: str, source: Source) -> tuple[DataArguments, int] | None:

@@ -79,7 +79,7 @@ def find_columns(source: Source, task: Task, named: Mapping[str, str], *, labell
             found[wanted.role] = column
         elif wanted.required:
             raise UserError(
-                f"--data: no {wanted.role} column in '{source.origin}'. Its columns are "
+                f"{source.flag}: no {wanted.role} column in '{source.origin}'. Its columns are "
                 f"{listed(source.column_names)}: name one with --{wanted.role}_column."
             )
     if labelled:
@@ -93,7 +93,7 @@ def find_columns(source: Source, task: Task, named: Mapping[str, str], *, labell
     if len(set(found.values())) < len(found):
         twice = next(column for column in found.values() if list(found.values()).count(column) > 1)
         raise UserError(
-            f"--data: the column '{twice}' cannot be read as {listed(r for r in found if found[r] == twice)}."
+            f"{source.flag}: the column '{twice}' cannot be read as {listed(r for r in found if found[r] == twice)}."
         )
     for name, split in source.splits.items():
         for column in found.values():

@@ -92,7 +92,7 @@ def label_split(
     track: Track | None = None,
 ) -> Dataset:
     """Return a split with the task's columns, checked; with ``class_names`` also its labels as class indices."""
-    where = f"'{source.origin}'" if name == UNSPLIT else f"the {name} split of '{source.origin}'"
+    where = f"{source.flag}: " + (f"'{source.origin}'" if name == UNSPLIT else f"the {name} split of '{source.origin}'")
     if source.from_files:
         inputs = [task.from_file(path) for path in split[REFERENCE]]
         labels = split[LABEL] if class_names is not None else None
@@ -130,18 +130,18 @@ def _check_inputs(split: Dataset, references: Iterable[str], where: str, task: T
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         found: Iterable[str | None] = pool.map(task.check, split)
         if track is not None:
-            found = track(found, len(split), f"Checking {where}")
+            found = track(found, len(split), f"Checking {where.partition(': ')[2]}")
         problems = [(ref, problem) for ref, problem in zip(references, found, strict=True) if problem]
     if problems:
         reference, problem = problems[0]
         more = f" ({len(problems) - 1} more like it: {listed((r for r, _ in problems[1:]), 5)})" if problems[1:] else ""
-        raise UserError(f"--data: {where}, {reference}: {problem}.{more}")
+        raise UserError(f"{where}, {reference}: {problem}.{more}")
 
 
 def _class_names(train: Dataset, column: str, origin: str) -> list[str]:
     from datasets import ClassLabel
 
-    texts = _label_texts(train, column, list(train[column]), f"the train split of '{origin}'")
+    texts = _label_texts(train, column, list(train[column]), f"--data: the train split of '{origin}'")
     feature = train.features[column]
     names = list(feature.names) if isinstance(feature, ClassLabel) else sorted(set(texts), key=_numeric_first)
     if len(set(texts)) < 2:
@@ -173,19 +173,17 @@ def _label_texts(split: Dataset, column: str, labels: list[Any], where: str) -> 
         missing += [row + 1 for row, value in enumerate(labels) if value is not None and value < 0]
     if missing:
         raise UserError(
-            f"--data: {where} has no label in column '{column}' for {len(missing)} of {len(labels)} examples "
+            f"{where} has no label in column '{column}' for {len(missing)} of {len(labels)} examples "
             f"(row {listed(missing)}). Fill them in, or remove those rows."
         )
     if isinstance(feature, ClassLabel):
         return [feature.int2str(value) for value in labels]
     if isinstance(labels[0], list | dict):
-        raise UserError(
-            f"--data: {where}: column '{column}' holds {labels[0]!r}; wanted is one class for each example."
-        )
+        raise UserError(f"{where}: column '{column}' holds {labels[0]!r}; wanted is one class for each example.")
     if all(isinstance(value, float) for value in labels):
         broken = [value for value in labels if not value.is_integer()]
         if broken:
-            raise UserError(f"--data: {where}: column '{column}' holds {broken[0]!r}, a number that is no class.")
+            raise UserError(f"{where}: column '{column}' holds {broken[0]!r}, a number that is no class.")
         return [str(int(value)) for value in labels]
     return [str(value) for value in labels]
 
@@ -203,7 +201,7 @@ def _label_indices(texts: list[str], class_names: list[str], where: str) -> list
     unknown = sorted(set(texts) - index_of.keys())
     if unknown:
         raise UserError(
-            f"--data: {where} has the class '{unknown[0]}', which is not among the classes that are trained"
+            f"{where} has the class '{unknown[0]}', which is not among the classes that are trained"
             f" ({listed(class_names)}).{nearest(unknown[0], class_names)}"
         )
     return [index_of[text] for text in texts]

@@ -50,6 +50,7 @@ class Source:
         splits: split name -> rows; the one name ``all`` where the data has no splits.
         origin: how the user named it, for messages.
         folder: where relative paths in a table start.
+        flag: under which flag it was named, for messages.
         from_files: whether the rows are files in class folders (columns ``reference`` and ``label``).
     """
 
@@ -57,6 +58,7 @@ class Source:
     origin: str
     from_files: bool = False
     folder: Path | None = None
+    flag: str = "--data"
 
     @property
     def column_names(self) -> list[str]:
@@ -117,9 +119,12 @@ def read_inputs(path: str | Path, file_suffixes: frozenset[str], cache_dir: str 
     """Read inputs without labels: a table, one file, or a folder of files at any depth."""
     from datasets import Dataset
 
-    root = existing_path(path, "--input")
+    flag = "--input"
+    root = existing_path(path, flag)
     if root.is_file() and root.suffix.lower() in _READERS:
-        return _checked(Source(_read_tables({UNSPLIT: [root]}, cache_dir), str(path), folder=root.parent))
+        return _checked(
+            Source(_read_tables({UNSPLIT: [root]}, cache_dir, flag), str(path), folder=root.parent, flag=flag)
+        )
     if root.is_file() and root.suffix.lower() not in file_suffixes:
         known = sorted({*_READERS, *file_suffixes})
         raise UserError(f"--input: '{path}' is of no known type. Known suffixes: {listed(known, 30)}.")
@@ -127,7 +132,9 @@ def read_inputs(path: str | Path, file_suffixes: frozenset[str], cache_dir: str 
     if not files:
         what = f"with the suffixes {listed(sorted(file_suffixes))}" if file_suffixes else "that this model reads"
         raise UserError(f"--input: the folder '{path}' holds no files {what}.")
-    return Source({UNSPLIT: Dataset.from_dict({REFERENCE: [str(f) for f in files]})}, str(path), from_files=True)
+    return Source(
+        {UNSPLIT: Dataset.from_dict({REFERENCE: [str(f) for f in files]})}, str(path), from_files=True, flag=flag
+    )
 
 
 def existing_path(path: str | Path, flag: str) -> Path:
@@ -144,7 +151,9 @@ def existing_path(path: str | Path, flag: str) -> Path:
 def _checked(source: Source) -> Source:
     for name, split in source.splits.items():
         if len(split) == 0:
-            raise UserError(f"--data: '{source.origin}' has no rows" + ("." if name == UNSPLIT else f" in '{name}'."))
+            raise UserError(
+                f"{source.flag}: '{source.origin}' has no rows" + ("." if name == UNSPLIT else f" in '{name}'.")
+            )
     return source
 
 
@@ -191,7 +200,7 @@ def _tables_by_split(folder: Path) -> dict[str, list[Path]]:
     return tables
 
 
-def _read_tables(tables: dict[str, list[Path]], cache_dir: str | None) -> dict[str, Dataset]:
+def _read_tables(tables: dict[str, list[Path]], cache_dir: str | None, flag: str = "--data") -> dict[str, Dataset]:
     import datasets
     import pandas
     from datasets import load_dataset
@@ -202,11 +211,11 @@ def _read_tables(tables: dict[str, list[Path]], cache_dir: str | None) -> dict[s
         suffixes = {path.suffix.lower() for path in files}
         if len(suffixes) > 1 or not suffixes <= _READERS.keys():
             raise UserError(
-                f"--data: {listed(str(f) for f in files)}: a split is read from tables of one type, {listed(_READERS)}."
+                f"{flag}: {listed(str(f) for f in files)}: a split is read from tables of one type, {listed(_READERS)}."
             )
         builder, options = _READERS[suffixes.pop()]
         if empty := [str(path) for path in files if path.stat().st_size == 0]:
-            raise UserError(f"--data: '{empty[0]}' is empty.")
+            raise UserError(f"{flag}: '{empty[0]}' is empty.")
         level = datasets.logging.get_verbosity()
         datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # the error below says it
         try:
@@ -226,10 +235,10 @@ def _read_tables(tables: dict[str, list[Path]], cache_dir: str | None) -> dict[s
             if isinstance(cause, UnicodeDecodeError):
                 reason = f"it is not UTF-8 ({reason}); save it as UTF-8"
             if "corresponds to no data" in reason:
-                raise UserError(f"--data: '{listed(str(f) for f in files)}' has no rows.") from error
+                raise UserError(f"{flag}: '{listed(str(f) for f in files)}' has no rows.") from error
             if builder == "json" and (line := _broken_line(files)):
                 reason = line
-            raise UserError(f"--data: '{listed(str(f) for f in files)}' cannot be read: {reason}") from error
+            raise UserError(f"{flag}: '{listed(str(f) for f in files)}' cannot be read: {reason}") from error
         finally:
             datasets.logging.set_verbosity(level)
         splits[split] = _undecoded(table)
