@@ -80,7 +80,7 @@ def _predict(argv: Sequence[str]) -> int:
     from hfft.inference import predict
 
     table = predict(**given)
-    make_console().print(f"{len(table)} predictions: {given['output']}", highlight=False)
+    make_console().print(f"{len(table)} predictions: {given['output']}")
     return DONE
 
 

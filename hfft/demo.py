@@ -35,15 +35,16 @@ def demo(output_dir: str = "hfft-demo", overwrite: bool = False) -> FineTuneResu
         output_dir=str(run),
         num_train_epochs=8,
         learning_rate=5e-3,
+        head_learning_rate=5e-3,
         layer_decay=1.0,
         freeze_batch_norm=False,  # there is nothing pretrained to keep
         augment="none",  # a mirrored 2 is no 2
         overwrite=run.exists(),
     )
     console = make_console()
-    console.print("\nYour own pictures, a folder for each class:", highlight=False)
-    console.print("  hfft train --model timm/resnet18.a1_in1k --data photos/ --output_dir out", highlight=False)
-    console.print("Your own texts, a table with the columns text and label:", highlight=False)
+    console.print("\nYour own pictures, a folder for each class:")
+    console.print("  hfft train --model timm/resnet18.a1_in1k --data photos/ --output_dir out")
+    console.print("Your own texts, a table with the columns text and label:")
     console.print(
         "  hfft train --model google-bert/bert-base-uncased --data texts.csv --output_dir out",
         highlight=False,

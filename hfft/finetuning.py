@@ -29,11 +29,20 @@ from hfft.report.terminal import is_first_process
 from hfft.strategies import load_strategy
 from hfft.task import Task, list_tasks, load_task
 from hfft.trainer import FineTuningTrainer
-from hfft.training_arguments import FineTuningArguments
+from hfft.training_arguments import FineTuningArguments, enough_epochs
 
 # What another version of hfft might choose otherwise stands in run.yaml, also where nobody asked for it.
 _RECORDED_DEFAULTS = (
-    *("strategy", "layer_decay", "learning_rate", "num_train_epochs", "weight_decay", "warmup_steps", "seed"),
+    *(
+        "strategy",
+        "layer_decay",
+        "learning_rate",
+        "head_learning_rate",
+        "num_train_epochs",
+        "weight_decay",
+        "warmup_steps",
+        "seed",
+    ),
     *("per_device_train_batch_size", "augment", "freeze_batch_norm"),
 )
 
@@ -87,11 +96,14 @@ def finetune(
     args = training_arguments({**task.defaults, **chosen})
     measure = _measure_function(task, args, len(labelled.class_names))
     _settle(args, task, labelled, measure)
+    if not {"num_train_epochs", "max_steps"} & chosen.keys():
+        step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        args.num_train_epochs = enough_epochs(len(labelled.splits["train"]), step, args.num_train_epochs)
 
     set_seed(args.seed)  # the head is drawn here
     loaded, processor = _load(task, model_arguments, labelled.class_names)
     parameters = sum(parameter.numel() for parameter in loaded.parameters())
-    console.print(f"Model: {model_arguments.model}, {parameters / 1e6:.2f} million parameters", highlight=False)
+    console.print(f"Model: {model_arguments.model}, {parameters / 1e6:.2f} million parameters")
 
     record = RunRecord(_rerunnable(settings, task, chosen, args), task.name, labelled.class_names, labelled.counts())
     record.notes = labelled.notes
@@ -108,7 +120,7 @@ def finetune(
         write_report(record, folder)
     trainer.accelerator.wait_for_everyone()
     print_metrics(console, record.rows(), f"Test split, {len(labelled.splits['test'])} examples")
-    console.print(f"Model, report and predictions: {folder}", highlight=False)
+    console.print(f"Model, report and predictions: {folder}")
     return FineTuneResult(record.metrics, str(folder), trainer, record)
 
 
@@ -126,9 +138,9 @@ def _read(arguments: DataArguments, seed: int, console: Console) -> tuple[Task, 
         labelled = prepare(source, task, arguments, seed, lambda items, n, what: bar.track(items, n, description=what))
     sizes = ", ".join(f"{len(split)} {name}" for name, split in labelled.splits.items())
     classes = len(labelled.class_names)
-    console.print(f"Data: {labelled.origin}: {sizes}; {classes} classes ({task.name})", highlight=False)
+    console.print(f"Data: {labelled.origin}: {sizes}; {classes} classes ({task.name})")
     for note in labelled.notes:
-        console.print(f"  {note}", highlight=False)
+        console.print(f"  {note}")
     return task, labelled
 
 
@@ -195,7 +207,7 @@ def _rerunnable(
     if not isinstance(merged["data"], str | Path):
         del merged["data"]  # data sets in memory have no name to read them by again
     merged = {name: str(value) if isinstance(value, Path) else value for name, value in merged.items()}
-    return {name: value for name, value in merged.items() if name not in ("resume", "overwrite")}
+    return {name: value for name, value in merged.items() if name not in ("resume", "overwrite") and value is not None}
 
 
 def _make_trainer(
@@ -209,7 +221,7 @@ def _make_trainer(
 ) -> FineTuningTrainer:
     if load_strategy(args.strategy).layerwise and args.layer_decay != 1:
         groups = len(LayerStack.from_model(model))  # refuses a model that it cannot order before a folder is made
-        console.print(f"Strategy: {args.strategy}, {groups} layer groups, decay {args.layer_decay}", highlight=False)
+        console.print(f"Strategy: {args.strategy}, {groups} layer groups, decay {args.layer_decay}")
     evaluation = task.encoder(processor, training=False)
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,7 +107,8 @@ class FineTuningArguments(TrainingArguments):
         default=2e-4, metadata={"help": "Peak learning rate of the head (default: what suits the task)."}
     )
     num_train_epochs: float = field(
-        default=10.0, metadata={"help": "Passes over the training split (default: what suits the task)."}
+        default=5.0,
+        metadata={"help": "Passes over the training split (default: 5, or as many as make 200 steps, at most 40)."},
     )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Training batch size on each device."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation batch size on each device."})
@@ -149,6 +151,24 @@ class FineTuningArguments(TrainingArguments):
         if self.n_gpu > 1:
             # One process that feeds several GPUs (DataParallel) is slower than one GPU more often than not.
             self._n_gpu = 1
+
+
+FEWEST_STEPS = 200
+MOST_EPOCHS = 40
+
+
+def enough_epochs(examples: int, batch_size: int, epochs: float) -> float:
+    """Return ``epochs``, or as many more as make 200 optimizer steps, at most 40.
+
+    A few passes over a few dozen examples are too few steps to train a new head.
+
+    Args:
+        examples: in the training split.
+        batch_size: examples of one optimizer step, over all ranks and accumulation steps.
+        epochs: the least number.
+    """
+    steps_per_epoch = math.ceil(examples / batch_size)
+    return float(max(epochs, min(MOST_EPOCHS, math.ceil(FEWEST_STEPS / steps_per_epoch))))
 
 
 def require_one_world(launched: int, seen: int) -> None:

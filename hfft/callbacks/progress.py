@@ -20,7 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 def progress_bar(console: Console) -> Progress:
     """Return a bar that disappears when it is done; where the console is no terminal nothing is drawn."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -85,7 +85,7 @@ class TrainingProgress(TrainerCallback):
             for name in ("loss", self._metric)
             if (key := f"eval_{name}") in metrics
         ]
-        self._console.print("  " + "  ".join(parts), highlight=False)
+        self._console.print("  " + "  ".join(parts))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -15,8 +15,8 @@ def is_first_process() -> bool:
 
 
 def make_console() -> Console:
-    """Return a console on standard output."""
-    return Console(quiet=not is_first_process(), soft_wrap=True)
+    """Return a console on standard output that takes brackets in the users' names for what they are."""
+    return Console(quiet=not is_first_process(), soft_wrap=True, markup=False, highlight=False)
 
 
 def print_metrics(console: Console, rows: list[dict[str, Any]], title: str) -> None:

@@ -25,7 +25,12 @@ class ImageClassification(Task):
     inputs = (InputColumn("image", ("image", "img", "picture", "image_path", "file_name", "file", "path", "filepath")),)
     file_suffixes = SUFFIXES
     augmentations = ("none", "light", "medium", "strong")
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-3, "num_train_epochs": 20}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": 1e-4,
+        "head_learning_rate": 1e-3,
+        "layer_decay": 0.9,
+        "per_device_train_batch_size": 16,
+    }
 
     def accepts(self, value: Any) -> bool:
         """A path with the suffix of a picture, bytes, or what the datasets library stores for a picture."""

@@ -30,7 +30,7 @@ class TextClassification(Task):
             required=False,
         ),
     )
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-4, "num_train_epochs": 10}
+    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-4}
 
     def accepts(self, value: Any) -> bool:
         """Any string."""
