@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from hfft import FineTuningArguments, FineTuningTrainer, UserError
-from hfft.training_arguments import require_one_world
+from hfft.training_arguments import enough_epochs, require_one_world
 
 
 def image_trainer(tiny_timm: Path, out: Path, **options: Any) -> FineTuningTrainer:
@@ -128,3 +128,16 @@ def test_processes_that_do_not_see_each_other_are_refused():
     require_one_world(2, 2)
     with pytest.raises(UserError, match="started 2 processes, but the training sees 1"):
         require_one_world(2, 1)
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch_size", "epochs", "enough"),
+    [
+        (100_000, 32, 5, 5),  # 15,625 steps are enough
+        (220, 16, 5, 15),  # 14 steps an epoch, 210 in all
+        (48, 32, 5, 40),  # never more than 40 passes over the same few examples
+        (48, 32, 50, 50),  # nor fewer than asked for
+    ],
+)
+def test_few_examples_are_seen_more_often(examples, batch_size, epochs, enough):
+    assert enough_epochs(examples, batch_size, epochs) == enough
