@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hfft import __version__
 from hfft.errors import RunInterrupted, UserError, listed, nearest
-from hfft.report.terminal import is_first_process, make_console
+from hfft.terminal import is_first_process, make_console
 
 DONE, USER_ERROR, INTERRUPTED, STOPPED = 0, 2, 75, 130  # an internal error is a traceback and 1
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
     def error(self, message: str) -> NoReturn:
         flags = [option for action in self._actions for option in action.option_strings]
         unknown = next((word for word in message.split() if word.startswith("--")), "")
@@ -57,16 +62,16 @@ def _evaluate(argv: Sequence[str]) -> int:
     parser.add_argument("--label_column", help="Column of the class.")
     given = _parse(parser, argv)
     output = given.pop("output", None)
-    from hfft.inference import evaluate
+    from hfft.inference import evaluate, require_writable
+
+    if output is not None:
+        require_writable(Path(output), (".json",), Path(given["data"]))
 
     result = evaluate(**given)
-    from hfft.report.terminal import print_metrics
+    from hfft.terminal import print_metrics
 
     print_metrics(make_console(), result.rows, f"{given['split']}, {result.examples} examples")
     if output is not None:
-        import json
-        from pathlib import Path
-
         Path(output).write_text(json.dumps(result.metrics, indent=2) + "\n", "utf-8")
     return DONE
 
@@ -187,16 +192,15 @@ def _model_parser(command: str, description: str | None) -> _Parser:
     parser.add_argument("--task", help="Registered task (default: what the model was trained for).")
     for role in ("text", "text_pair", "image"):
         parser.add_argument(f"--{role}_column", help=f"Column of the {role.replace('_', ' ')}.")
-    parser.add_argument("--batch_size", type=_positive, help="Examples at a time (default: 64).")
+    parser.add_argument("--batch_size", type=_positive_number, help="Examples at a time (default: 64).")
     parser.add_argument("--cache_dir", help="Folder for converted data.")
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
+def _positive_number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
 
 
 def _parse(parser: _Parser, argv: Sequence[str]) -> dict[str, Any]:

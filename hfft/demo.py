@@ -9,7 +9,7 @@ from PIL import Image
 
 from hfft.errors import UserError
 from hfft.finetuning import FineTuneResult, finetune
-from hfft.report import make_console
+from hfft.terminal import make_console
 
 IMAGE_SIZE = 32
 TEST_SHARE = 0.3

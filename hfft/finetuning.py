@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,10 @@ from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.parsing import split_settings, training_arguments
 from hfft.record import Predictions, RunRecord
-from hfft.report import make_console, print_metrics, write_card, write_report
-from hfft.report.terminal import is_first_process
-from hfft.strategies import load_strategy
+from hfft.report import write_card, write_report
 from hfft.task import Task, list_tasks, load_task
-from hfft.trainer import FineTuningTrainer
+from hfft.terminal import is_first_process, make_console, print_metrics
+from hfft.trainer import FineTuningTrainer, uses_layerwise_rates
 from hfft.training_arguments import FineTuningArguments, enough_epochs
 
 # What another version of hfft might choose otherwise stands in run.yaml, also where nobody asked for it.
@@ -89,11 +89,13 @@ def finetune(
     args = training_arguments(chosen)  # once for its checks: reading the data can take long
     folder = Path(str(args.output_dir))
     if is_first_process():  # the others may look only after it has begun to write
-        output.require_free(folder, resume=args.resume, overwrite=args.overwrite)
+        inputs = (model_arguments.model, data_arguments.data)
+        output.require_free(folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs)
     console = make_console()
 
     task, labelled = _read(data_arguments, args.seed, console)
-    args = training_arguments({**task.defaults, **chosen})
+    chosen = {**_defaults(task, chosen), **chosen}
+    args = training_arguments(chosen)
     measure = _measure_function(task, args, len(labelled.class_names))
     _settle(args, task, labelled, measure)
     if not {"num_train_epochs", "max_steps"} & chosen.keys():
@@ -105,12 +107,18 @@ def finetune(
     parameters = sum(parameter.numel() for parameter in loaded.parameters())
     console.print(f"Model: {model_arguments.model}, {parameters / 1e6:.2f} million parameters")
 
-    record = RunRecord(_rerunnable(settings, task, chosen, args), task.name, labelled.class_names, labelled.counts())
-    record.notes = labelled.notes
+    rerunnable = _rerunnable(settings, task, labelled, chosen, args)
+    record = RunRecord(rerunnable, task.name, labelled.class_names, labelled.counts(), labelled.notes)
+    checkpoint = _checkpoint(record, folder, args, console)
     trainer = _make_trainer(task, loaded, processor, labelled, args, measure, console)
-    checkpoint = _start(record, folder, args, console)
+    if is_first_process():
+        if args.overwrite:
+            output.set_aside(folder)
+        record.write_run_file(folder)
     _train(trainer, checkpoint)
     trainer.save_model(str(folder))  # before anything that could fail: nothing trained is lost
+    if is_first_process():
+        output.discard(folder)
 
     _evaluate(trainer, task, processor, labelled, measure, record)
     if trainer.is_world_process_zero():
@@ -139,6 +147,10 @@ def _read(arguments: DataArguments, seed: int, console: Console) -> tuple[Task, 
     sizes = ", ".join(f"{len(split)} {name}" for name, split in labelled.splits.items())
     classes = len(labelled.class_names)
     console.print(f"Data: {labelled.origin}: {sizes}; {classes} classes ({task.name})")
+    if labelled.columns:
+        read = ", ".join(f"{role} from '{column}'" for role, column in labelled.columns.items())
+        unused = [column for column in source.column_names if column not in labelled.columns.values()]
+        console.print(f"  {read}" + (f"; not used: {listed(unused)}" if unused else ""))
     for note in labelled.notes:
         console.print(f"  {note}")
     return task, labelled
@@ -170,9 +182,10 @@ def _settle(args: FineTuningArguments, task: Task, data: LabelledData, measure: 
         args.augment = task.augmentations[min(1, len(task.augmentations) - 1)]
     if args.augment not in task.augmentations:
         raise UserError(f"--augment: {task.name} knows {listed(task.augmentations)}, got '{args.augment}'.")
+    evaluates = "validation" in data.splits and str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
+    if args.early_stopping_patience is not None and not evaluates:
+        raise UserError("--early_stopping_patience needs a validation split and an eval_strategy other than no.")
     if "validation" not in data.splits:
-        if args.early_stopping_patience is not None:
-            raise UserError("--early_stopping_patience needs a validation split: set validation_size above 0.")
         args.eval_strategy = type(args.eval_strategy)("no")
         args.load_best_model_at_end = False
         args.metric_for_best_model = None
@@ -198,16 +211,34 @@ def _load(task: Task, arguments: ModelArguments, class_names: list[str]) -> tupl
     return task.load(arguments, config, class_names)
 
 
+def _defaults(task: Task, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return the task's defaults; a learning rate that the user gave is the head's as well."""
+    withdrawn = {"head_learning_rate"} if "learning_rate" in chosen else set()
+    return {name: value for name, value in task.defaults.items() if name not in withdrawn}
+
+
 def _rerunnable(
-    settings: dict[str, Any], task: Task, chosen: dict[str, Any], args: FineTuningArguments
+    settings: dict[str, Any], task: Task, data: LabelledData, chosen: dict[str, Any], args: FineTuningArguments
 ) -> dict[str, Any]:
-    """Return the settings that make this run again, also where the defaults will have changed."""
+    """Return the settings that make this run again, from any folder, also where the defaults will have changed."""
     resolved = {name: getattr(args, name) for name in _RECORDED_DEFAULTS}
-    merged = {**settings, "task": task.name, **task.defaults, **chosen, **resolved}
+    known = {field.name for field in dataclasses.fields(DataArguments)}
+    columns = {f"{role}_column": column for role, column in data.columns.items() if f"{role}_column" in known}
+    merged = {**settings, "task": task.name, **columns, **chosen, **resolved}
     if not isinstance(merged["data"], str | Path):
         del merged["data"]  # data sets in memory have no name to read them by again
-    merged = {name: str(value) if isinstance(value, Path) else value for name, value in merged.items()}
+    for name in ("data", "model"):
+        if name in merged and Path(merged[name]).exists():
+            merged[name] = Path(merged[name]).absolute()
+    merged = {name: _plain(value) for name, value in merged.items()}
     return {name: value for name, value in merged.items() if name not in ("resume", "overwrite") and value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as YAML knows it: NumPy scalars, enumerations and paths are of other libraries."""
+    value = getattr(value, "value", value)
+    value = value.item() if isinstance(value, np.generic) else value
+    return str(value) if isinstance(value, Path) else value
 
 
 def _make_trainer(
@@ -219,13 +250,19 @@ def _make_trainer(
     measure: Measure,
     console: Console,
 ) -> FineTuningTrainer:
-    if load_strategy(args.strategy).layerwise and args.layer_decay != 1:
+    if uses_layerwise_rates(args) and args.layer_decay != 1:
         groups = len(LayerStack.from_model(model))  # refuses a model that it cannot order before a folder is made
         console.print(f"Strategy: {args.strategy}, {groups} layer groups, decay {args.layer_decay}")
     evaluation = task.encoder(processor, training=False)
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        return measure(np.asarray(prediction.label_ids), softmax(np.asarray(prediction.predictions)))
+        logits = np.asarray(prediction.predictions)
+        if not np.isfinite(logits).all():
+            raise UserError(
+                f"The training diverged: by step {trainer.state.global_step} the model's outputs are no numbers. Lower "
+                "--learning_rate."
+            )
+        return measure(np.asarray(prediction.label_ids), softmax(logits))
 
     trainer = FineTuningTrainer(
         model=model,
@@ -249,18 +286,14 @@ def _only_logits(logits: Any, labels: Any) -> Any:
     return logits[0] if isinstance(logits, tuple | list) else logits
 
 
-def _start(record: RunRecord, folder: Path, args: FineTuningArguments, console: Console) -> str | None:
-    """Clear or keep what the folder holds, write run.yaml, and return the checkpoint to go on from."""
-    checkpoint = None
-    if args.resume:
-        checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        console.print(
-            f"Resuming from {checkpoint}" if checkpoint else "Nothing to resume: starting from the beginning."
-        )
-    if is_first_process():
-        if args.overwrite:
-            output.clear(folder)
-        record.write_run_file(folder)
+def _checkpoint(record: RunRecord, folder: Path, args: FineTuningArguments, console: Console) -> str | None:
+    """Return the checkpoint to go on from, if there is one and it belongs to this run."""
+    if not args.resume:
+        return None
+    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if checkpoint is not None and is_first_process():
+        output.require_same_run(folder, checkpoint, record.settings, record.class_names)
+    console.print(f"Resuming from {checkpoint}" if checkpoint else "Nothing to resume: starting from the beginning.")
     return checkpoint
 
 

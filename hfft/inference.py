@@ -11,22 +11,23 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from datasets import concatenate_datasets
 from torch.utils.data import DataLoader
 
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.callbacks.progress import progress_bar
-from hfft.data import Source, label_split, prepare, read_inputs, read_source
+from hfft.data import Source, label_split, prepare, read_inputs, read_source, split_labels
 from hfft.data.columns import find_columns
 from hfft.data.sources import UNSPLIT
 from hfft.errors import UserError, listed, nearest
 from hfft.evaluation import class_frequencies, metric_rows, summarize
 from hfft.evaluation.metrics import softmax
 from hfft.loading import load_config
+from hfft.output import is_run
+from hfft.parsing import read_yaml, split_settings
 from hfft.record import RUN_FILE, prediction_table
-from hfft.report import make_console
 from hfft.task import Task, load_task, task_for_config
+from hfft.terminal import make_console
 
 
 @dataclass
@@ -103,11 +104,11 @@ def evaluate(
     model_arguments, data_arguments = _sort(settings, model=model, data=data)
     classifier = Classifier.load(model_arguments, task)
     source = read_source(data, classifier.task.file_suffixes, data_arguments.cache_dir)
-    examples = _evaluation_split(model, source, split, classifier, data_arguments)
+    examples, train_labels = _evaluation_split(model, source, split, classifier, data_arguments)
     labels = np.asarray(examples["label"])
     probabilities = classifier.probabilities(examples, batch_size, "Evaluating")
     names = list(classifier.task.metrics)
-    baseline = class_frequencies(labels, len(classifier.class_names), len(labels))
+    baseline = class_frequencies(train_labels, len(classifier.class_names), len(labels))
     metrics = summarize(names, labels, probabilities, baseline, prefix=split, seed=seed)
     return EvaluationResult(metrics, metric_rows(metrics, names, split), len(labels))
 
@@ -139,11 +140,13 @@ def predict(
     """
     model_arguments, data_arguments = _sort(settings, model=model)
     if output is not None:
-        _require_writable(Path(output), Path(inputs))
+        require_writable(Path(output), (".csv", ".parquet"), Path(inputs))
     classifier = Classifier.load(model_arguments, task)
     chosen = classifier.task
     source = read_inputs(inputs, chosen.file_suffixes, data_arguments.cache_dir)
-    columns = find_columns(source, chosen, data_arguments.named_columns(), labelled=False)
+    named = {**columns_of_run(run_settings(model), source), **data_arguments.named_columns()}
+    named.pop("label", None)
+    columns = find_columns(source, chosen, named, labelled=False)
     examples = label_split(source.splits[UNSPLIT], UNSPLIT, source, chosen, columns, None)
     probabilities = classifier.probabilities(examples, batch_size, "Predicting")
     table = prediction_table([chosen.describe(row) for row in examples], probabilities, classifier.class_names)
@@ -153,32 +156,46 @@ def predict(
     return table
 
 
-def _sort(settings: Mapping[str, Any], **given: Any) -> tuple[ModelArguments, DataArguments]:
-    from hfft.parsing import split_settings
+_SPLITS = ("train", "validation", "test")
 
+
+def _sort(settings: Mapping[str, Any], **given: Any) -> tuple[ModelArguments, DataArguments]:
     model_arguments, data_arguments, others = split_settings({**settings, **given})
     if others:
         raise UserError(f"{listed(others)} belongs to training, and has no place here.")
     return model_arguments, data_arguments
 
 
-def _evaluation_split(model: str, source: Source, split: str, classifier: Classifier, arguments: DataArguments) -> Any:
+def _evaluation_split(
+    model: str, source: Source, split: str, classifier: Classifier, arguments: DataArguments
+) -> tuple[Any, np.ndarray]:
+    """Return the examples, and the labels whose frequencies are the baseline: of the training split if it is there."""
     task, class_names = classifier.task, classifier.class_names
-    own_run = _settings_of_own_run(model, source)
-    if own_run is not None and split != UNSPLIT:
-        drawn = prepare(source, task, *own_run)
+    run = run_settings(model)
+    if split != UNSPLIT and run is not None and _is_own_data(source, run):
+        names = {field.name for field in dataclasses.fields(DataArguments)}
+        drawn = prepare(source, task, DataArguments(**{n: v for n, v in run.items() if n in names}), int(run["seed"]))
         if drawn.class_names != class_names:
             raise UserError(f"--data: the classes of '{source.origin}' have changed since the run.")
         _require_split(split, drawn.splits, source)
-        return drawn.splits[split]
-    if UNSPLIT not in source.splits:
-        _require_split(split, source.splits, source)
-    columns = find_columns(source, task, arguments.named_columns(), labelled=True)
+        return drawn.splits[split], np.asarray(drawn.splits["train"]["label"])
+    _require_split(split, _SPLITS if UNSPLIT in source.splits else source.splits, source)
+    named = {**columns_of_run(run, source), **arguments.named_columns()}
+    columns = find_columns(source, task, named, labelled=True)
     whole = split == UNSPLIT or UNSPLIT in source.splits
     chosen = source.splits if whole else {split: source.splits[split]}
-    return concatenate_datasets(
+    examples = concatenate_datasets(
         [label_split(rows, name, source, task, columns, class_names) for name, rows in chosen.items()]
     )
+    train = source.splits.get("train")
+    known = examples["label"] if train is None else split_labels(train, "train", source, columns, class_names)
+    return examples, np.asarray(known)
+
+
+def columns_of_run(run: dict[str, Any] | None, source: Source) -> dict[str, str]:
+    """Return role -> column as the model's run read them, as far as this table has such columns."""
+    columns = DataArguments(**{n: v for n, v in (run or {}).items() if n.endswith("_column")}).named_columns()
+    return {role: column for role, column in columns.items() if column in source.column_names}
 
 
 def _require_split(split: str, splits: Iterable[str], source: Source) -> None:
@@ -188,22 +205,22 @@ def _require_split(split: str, splits: Iterable[str], source: Source) -> None:
         raise UserError(f"--split: '{source.origin}' has no split '{split}'.{hint} It has {listed(names)}.")
 
 
-def _settings_of_own_run(model: str, source: Source) -> tuple[DataArguments, int] | None:
-    """Return how the model's run drew its splits (arguments and seed), if it was trained on just this path."""
-    run_file = Path(model) / RUN_FILE
-    if not run_file.is_file():
-        return None
-    settings = yaml.safe_load(run_file.read_text("utf-8"))
-    if Path(str(settings.get("data"))).resolve() != Path(source.origin).resolve():
-        return None
-    names = {field.name for field in dataclasses.fields(DataArguments)}
-    return DataArguments(**{n: v for n, v in settings.items() if n in names}), int(settings["seed"])
+def run_settings(model: str) -> dict[str, Any] | None:
+    """Return the settings of the run that made the model, or ``None`` where it lies alone."""
+    folder = Path(model)
+    return read_yaml(folder / RUN_FILE) if is_run(folder) else None
 
 
-def _require_writable(output: Path, inputs: Path) -> None:
-    if output.suffix.lower() not in (".csv", ".parquet"):
-        raise UserError(f"--output: '{output}' must end in .csv or .parquet.")
+def _is_own_data(source: Source, run: dict[str, Any]) -> bool:
+    """Say whether the model was trained on just this path."""
+    return "data" in run and Path(str(run["data"])).resolve() == Path(source.origin).resolve()
+
+
+def require_writable(output: Path, suffixes: tuple[str, ...], inputs: Path) -> None:
+    """Raise :class:`UserError` unless ``output`` can be written, before anything is computed."""
+    if output.suffix.lower() not in suffixes:
+        raise UserError(f"--output: '{output}' must end in {' or '.join(suffixes)}.")
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output: there is no folder '{output.parent}'.")
-    if output.is_dir() or output.absolute() == inputs.absolute():
+    if output.is_dir() or output.resolve() == inputs.resolve():
         raise UserError(f"--output: '{output}' is a folder, or the input itself.")

@@ -21,6 +21,7 @@ from hfft.errors import UserError, listed
 
 HEAD = "head"
 STEM = "stem"
+TRUNK = "trunk"
 
 # A repeated list of modules is a run of blocks only if it holds at least this share of the trunk's parameters;
 # smaller ones (a list of two norms, a stem of three convolutions) belong to what surrounds them.
@@ -65,6 +66,13 @@ class LayerStack(Sequence[LayerGroup]):
     def depth_of(self) -> dict[str, int]:
         """Return parameter name -> index of its group."""
         return {name: depth for depth, group in enumerate(self) for name in group.parameter_names}
+
+    @classmethod
+    def trunk_and_head(cls, model: nn.Module) -> LayerStack:
+        """Tell only trunk and head apart, which needs no order of the layers; a model without a head is all trunk."""
+        head = head_parameter_names(model)
+        trunk = [name for name, _ in model.named_parameters() if name not in set(head)]
+        return cls([LayerGroup(name, tuple(names)) for name, names in ((TRUNK, trunk), (HEAD, head)) if names])
 
     @classmethod
     def from_model(cls, model: nn.Module) -> LayerStack:

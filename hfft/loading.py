@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,23 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn what the libraries raise for broken, incomplete or foreign files into a :class:`UserError`."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError),
+        *(StrictDataclassError, SafetensorError),
+    ) as error:
+        raise UserError(f"--model: {what}: {_first_line(error)}") from error
+
+
 def load_config(arguments: ModelArguments) -> PretrainedConfig:
     """Return the checkpoint's configuration.
 
@@ -22,14 +41,12 @@ def load_config(arguments: ModelArguments) -> PretrainedConfig:
     """
     from transformers import AutoConfig
 
-    model = _require_model(arguments.model)
+    model = arguments.model = _require_model(arguments.model)
     _require_complete_folder(model)
-    try:
+    with reading(f"'{model}' cannot be loaded"):
         return AutoConfig.from_pretrained(
             model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"--model: '{model}' cannot be loaded: {_first_line(error)}") from error
 
 
 def load_classifier(
@@ -59,7 +76,7 @@ def load_classifier(
 
     from hfft.layers import head_parameter_names
 
-    try:
+    with reading(f"'{arguments.model}' cannot be loaded"):
         model, loading = auto_class.from_pretrained(
             arguments.model,
             revision=arguments.revision,
@@ -69,15 +86,18 @@ def load_classifier(
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise UserError(f"--model: '{arguments.model}' cannot be loaded: {_first_line(error)}") from error
     fresh = {
         *loading["missing_keys"],
         *(key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]),
     }
     names = [name for name, _ in model.named_parameters()]
-    if fresh.issuperset(names):
-        raise UserError(f"--model: the weights of '{arguments.model}' are not those of a {type(model).__name__}.")
+    replaceable = _head_and_pooler(model)
+    lost = [name for name in names if name in fresh and name not in replaceable]
+    if lost:
+        raise UserError(
+            f"--model: the weights of '{arguments.model}' are not those of a {type(model).__name__}: {len(lost)} of "
+            f"{len(names)} parameters are missing or of another shape ({listed(lost, 3)})."
+        )
     if class_names is None:
         if fresh & set(names):
             raise UserError(
@@ -103,10 +123,21 @@ def _draw_anew(model: PreTrainedModel, names: list[str]) -> None:
                 model.get_parameter(name).copy_(drawn[name])
 
 
+def _head_and_pooler(model: PreTrainedModel) -> set[str]:
+    """Return the parameters that a pretrained checkpoint need not have."""
+    from hfft.layers import LayerStack, head_parameter_names
+
+    try:
+        return set(LayerStack.from_model(model).head.parameter_names)
+    except UserError:  # no order can be derived: then at least the classifier is known
+        return set(head_parameter_names(model))
+
+
 def _require_model(model: str | None) -> str:
     if not model:
         raise UserError("--model is needed: a Hub id such as timm/resnet18.a1_in1k, or a local folder.")
-    return str(model)
+    expanded = Path(model).expanduser()
+    return str(expanded) if str(model).startswith("~") and expanded.exists() else str(model)
 
 
 def _require_complete_folder(model: str) -> None:

@@ -2,41 +2,103 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from hfft.errors import UserError
-from hfft.record import CARD_FILE, METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, RUN_FILE
+import yaml
+
+from hfft.errors import UserError, listed
+from hfft.record import CARD_FILE, METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, RUN_FILE, RUN_HEADER
+
+REPLACED = ".replaced"  # where an old run waits until the new model is saved
 
 # What a run writes to the top of its folder, and --overwrite replaces. Anything else there is left alone.
 _PRODUCTS = (
-    *(RUN_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE),
-    *("checkpoint-*", "*.safetensors", "*.safetensors.index.json", "config.json", "*processor_config.json"),
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
+    *(RUN_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE, "config.json"),
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
+    *("spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
+)
+# A checkpoint belongs to these; another value would train another model from its weights.
+_FIXED_ON_RESUME = (
+    *("task", "model", "revision", "data", "strategy", "layer_decay", "learning_rate", "head_learning_rate", "seed"),
+    *("validation_size", "test_size", "text_column", "text_pair_column", "image_column", "label_column"),
+    *("max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "weight_decay"),
 )
 
 
-def require_free(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise :class:`UserError` for a folder that holds other files, or a run that is not to be resumed or replaced."""
-    if not folder.exists():
+def require_free(folder: Path, *, resume: bool, overwrite: bool, inputs: Iterable[object]) -> None:
+    """Check where a run is to be written; ``inputs`` are the paths that it reads.
+
+    Raises :class:`UserError` for a folder that cannot be written, that holds other files, or a run that is neither to
+    be resumed nor replaced, and where replacing it would take away what the new run reads.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"--output_dir: '{existing}' is a file.")
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"--output_dir: the folder '{existing}' cannot be written to.")
+    if existing != folder or not any(folder.iterdir()):
         return
-    if not folder.is_dir():
-        raise UserError(f"--output_dir: '{folder}' is a file.")
-    if not any(folder.iterdir()):
-        return
-    if not (folder / RUN_FILE).is_file():
+    if not is_run(folder):
         raise UserError(f"--output_dir: the folder '{folder}' is not empty and holds no run. Choose another one.")
     if not (resume or overwrite):
         raise UserError(
             f"--output_dir: the folder '{folder}' holds a run. Go on with it (--resume), replace it (--overwrite), or "
             "choose another one."
         )
+    for path in inputs:
+        if overwrite and isinstance(path, str | Path) and Path(path).resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"--overwrite: '{path}' lies in '{folder}', which would be replaced. Choose another folder."
+            )
 
 
-def clear(folder: Path) -> None:
-    """Remove what an earlier run wrote to the folder, and nothing else."""
-    if not (folder / RUN_FILE).is_file():
+def is_run(folder: Path) -> bool:
+    """Say whether hfft wrote the folder's run.yaml."""
+    file = folder / RUN_FILE
+    return file.is_file() and file.read_bytes().startswith(RUN_HEADER.encode())
+
+
+def require_same_run(folder: Path, checkpoint: str, settings: dict[str, Any], class_names: list[str]) -> None:
+    """Raise :class:`UserError` with what differs between the run that is resumed and the one that is asked for."""
+    old = yaml.safe_load((folder / RUN_FILE).read_text("utf-8")) or {}
+    changed = [
+        f"{name} was {old.get(name)}, now {settings.get(name)}"
+        for name in _FIXED_ON_RESUME
+        if old.get(name) != settings.get(name)
+    ]
+    config = json.loads((Path(checkpoint) / "config.json").read_text("utf-8"))
+    trained = config.get("label_names") or [name for _, name in sorted(config["id2label"].items(), key=_index)]
+    if trained != class_names:
+        changed.append(f"the classes were {listed(trained)}, now {listed(class_names)}")
+    if changed:
+        raise UserError(f"--resume: '{folder}' holds another run: {'; '.join(changed)}.")
+
+
+def _index(item: tuple[str, str]) -> int:
+    return int(item[0])
+
+
+def set_aside(folder: Path) -> None:
+    """Move what an earlier run wrote to the folder, and nothing else, out of the way; :func:`discard` deletes it."""
+    if not is_run(folder):
         return
-    for pattern in _PRODUCTS:
-        for path in folder.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    aside = folder / REPLACED
+    aside.mkdir(exist_ok=True)
+    checkpoints = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    for path in [*checkpoints, *(path for pattern in _PRODUCTS for path in folder.glob(pattern))]:
+        target = aside / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
+
+
+def discard(folder: Path) -> None:
+    """Delete what :func:`set_aside` moved, once the new model is saved."""
+    shutil.rmtree(folder / REPLACED, ignore_errors=True)

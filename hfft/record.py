@@ -15,6 +15,7 @@ import yaml
 from hfft.evaluation.summary import metric_rows
 
 RUN_FILE = "run.yaml"
+RUN_HEADER = "# Written by hfft."
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
 CARD_FILE = "README.md"
@@ -75,7 +76,8 @@ class RunRecord:
     def write_run_file(self, folder: Path) -> None:
         """Write the settings, so that ``hfft train --config run.yaml`` makes the run again."""
         text = yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)
-        (folder / RUN_FILE).write_text(f"# hfft train --config {RUN_FILE} --output_dir ANOTHER_FOLDER\n{text}", "utf-8")
+        rerun = f"{RUN_HEADER} To make this run again: hfft train --config {RUN_FILE} --output_dir ANOTHER_FOLDER"
+        (folder / RUN_FILE).write_text(f"{rerun}\n{text}", "utf-8")
 
     def write_metrics(self, folder: Path) -> None:
         """Write the flat dict of metrics."""

@@ -27,10 +27,8 @@ class FineTuningTrainer(Trainer):
 
     def __init__(self, model: Any = None, args: FineTuningArguments | None = None, **kwargs: Any) -> None:
         args = args if args is not None else FineTuningArguments()
-        layerwise = load_strategy(args.strategy).layerwise and (
-            args.layer_decay != 1 or args.head_learning_rate is not None
-        )
-        if layerwise and kwargs.get("optimizers") is None and kwargs.get("optimizer_cls_and_kwargs") is None:
+        own_optimizer = (kwargs.get("optimizers") or (None, None))[0] is not None
+        if uses_layerwise_rates(args) and not own_optimizer and kwargs.get("optimizer_cls_and_kwargs") is None:
             kwargs["optimizer_cls_and_kwargs"] = layerwise_optimizer_from_arguments(args)
         if kwargs.get("compute_loss_func") is None:
             kwargs["compute_loss_func"] = self._classification_loss
@@ -73,9 +71,8 @@ class FineTuningTrainer(Trainer):
         layers: dict[str, dict[str, Any]] = {}
         for group in self.optimizer.param_groups if self.optimizer is not None else []:
             if "layer" in group:
-                row = layers.setdefault(
-                    group["layer"], {"name": group["layer"], "parameters": 0, "lr": group["initial_lr"]}
-                )
+                rate = group.get("initial_lr", group["lr"])
+                row = layers.setdefault(group["layer"], {"name": group["layer"], "parameters": 0, "lr": rate})
                 row["parameters"] += sum(parameter.numel() for parameter in group["params"])
         return list(layers.values())
 
@@ -90,6 +87,12 @@ class FineTuningTrainer(Trainer):
             for key, value in entry.items()
             if key.startswith("eval_") and (name := key.removeprefix("eval_")) not in _SPEED_METRICS
         }
+
+
+def uses_layerwise_rates(args: FineTuningArguments) -> bool:
+    """Say whether the layers have learning rates of their own."""
+    wanted = args.layer_decay != 1 or args.head_learning_rate is not None
+    return wanted and load_strategy(args.strategy).layerwise
 
 
 def layerwise_optimizer_from_arguments(args: FineTuningArguments) -> tuple[type, dict[str, Any]]:

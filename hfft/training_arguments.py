@@ -25,6 +25,11 @@ REPLACED = {
     "label_names": "the label column is chosen with label_column",
     "push_to_hub": "push the finished folder, so that predictions and report, which hold your data, stay at home",
     "use_liger_kernel": "hfft does not patch models",
+    "debug": "--debug shows tracebacks here",
+    "prediction_loss_only": "hfft reports metrics",
+    "batch_eval_metrics": "hfft's metrics need the whole split",
+    "include_for_metrics": "hfft's metrics need nothing else",
+    "eval_use_gather_object": "hfft gathers logits",
 }
 
 _RANGES: dict[str, dict[str, Any]] = {

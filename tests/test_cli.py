@@ -17,10 +17,11 @@ from tests.conftest import make_sentences, write_csv, write_picture
 def test_help_and_tasks_import_no_torch():
     script = (
         "import sys; from hfft.cli import main\n"
-        "for argv in (['--help'], ['tasks']):\n"
-        "    try: main(argv)\n"
-        "    except SystemExit: pass\n"
-        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'numpy', 'sklearn', 'jinja2', 'rich'} & set(sys.modules)\n"
+        "main(['tasks'])\n"
+        "assert not {'torch', 'transformers', 'datasets', 'sklearn'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -37,17 +36,20 @@ class LabelledData:
         class_names: index -> name; from the training split alone.
         origin: how the user named the data.
         notes: what was decided on the way, a sentence each.
+        columns: role -> column of the table that it was read from; empty where the examples are files.
     """
 
     splits: dict[str, Dataset]
     class_names: list[str]
     origin: str
     notes: list[str] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return split -> class name -> number of examples."""
+        classes = len(self.class_names)
         return {
-            name: {c: Counter(split[LABEL]).get(index, 0) for index, c in enumerate(self.class_names)}
+            name: dict(zip(self.class_names, np.bincount(split[LABEL], minlength=classes).tolist(), strict=True))
             for name, split in self.splits.items()
         }
 
@@ -73,7 +75,7 @@ def prepare(
         name: label_split(split, name, source, task, columns, class_names, track)
         for name, split in source.splits.items()
     }
-    data = LabelledData(splits, class_names, source.origin)
+    data = LabelledData(splits, class_names, source.origin, columns={} if source.from_files else columns)
     if "test" not in splits:
         _draw(data, "test", arguments.test_size, seed)
     if "validation" not in splits and arguments.validation_size > 0:
@@ -92,27 +94,36 @@ def label_split(
     track: Track | None = None,
 ) -> Dataset:
     """Return a split with the task's columns, checked; with ``class_names`` also its labels as class indices."""
-    where = f"{source.flag}: " + (f"'{source.origin}'" if name == UNSPLIT else f"the {name} split of '{source.origin}'")
+    labels = None if class_names is None else split_labels(split, name, source, columns, class_names)
     if source.from_files:
-        inputs = [task.from_file(path) for path in split[REFERENCE]]
-        labels = split[LABEL] if class_names is not None else None
-        references = split[REFERENCE]
         from datasets import Dataset
 
+        references = list(split[REFERENCE])
+        inputs = [task.from_file(path) for path in references]
         labelled = Dataset.from_dict({role: [row[role] for row in inputs] for role in inputs[0]})
     else:
-        labels = split[columns[LABEL]] if class_names is not None else None
         references = [f"row {index + 1}" for index in range(len(split))]
         labelled = split.select_columns([column for role, column in columns.items() if role != LABEL])
         labelled = labelled.rename_columns({c: role for role, c in columns.items() if role != LABEL and role != c})
         if source.folder is not None and task.file_suffixes:
             labelled = _located(labelled, task.inputs[0].role, source.folder)
-    _check_inputs(labelled, references, where, task, track)
-    labelled = labelled.add_column(REFERENCE, list(references))
-    if class_names is not None and labels is not None:
-        texts = _label_texts(split, columns[LABEL], list(labels), where)
-        labelled = labelled.add_column(LABEL, _label_indices(texts, class_names, where))
-    return labelled
+    _check_inputs(labelled, references, _place(source, name), task, track)
+    labelled = labelled.add_column(REFERENCE, references)
+    return labelled if labels is None else labelled.add_column(LABEL, labels)
+
+
+def split_labels(
+    split: Dataset, name: str, source: Source, columns: Mapping[str, str], class_names: list[str]
+) -> list[int]:
+    """Return the class index of every row; raises :class:`UserError` for missing labels and unknown classes."""
+    where = _place(source, name)
+    texts = _label_texts(split, columns[LABEL], list(split[columns[LABEL]]), where)
+    return _label_indices(texts, class_names, where)
+
+
+def _place(source: Source, name: str) -> str:
+    """Say where something is, for messages: ``--data: the train split of 'photos'``."""
+    return f"{source.flag}: " + (f"'{source.origin}'" if name == UNSPLIT else f"the {name} split of '{source.origin}'")
 
 
 def _located(split: Dataset, role: str, folder: Path) -> Dataset:
@@ -144,11 +155,12 @@ def _class_names(train: Dataset, column: str, origin: str) -> list[str]:
     texts = _label_texts(train, column, list(train[column]), f"--data: the train split of '{origin}'")
     feature = train.features[column]
     names = list(feature.names) if isinstance(feature, ClassLabel) else sorted(set(texts), key=_numeric_first)
-    if len(set(texts)) < 2:
+    present = set(texts)
+    if len(present) < 2:
         raise UserError(
             f"--data: '{origin}' has only one class, '{texts[0]}', in its train split: there is nothing to tell apart."
         )
-    absent = [name for name in names if name not in set(texts)]
+    absent = [name for name in names if name not in present]
     if absent:
         raise UserError(f"--data: '{origin}' has no training example of the class {listed(absent)}.")
     return names

@@ -6,6 +6,7 @@ TSV, JSONL, Parquet: one file, or a folder of files named for their splits).
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -140,8 +141,11 @@ def read_inputs(path: str | Path, file_suffixes: frozenset[str], cache_dir: str 
 def existing_path(path: str | Path, flag: str) -> Path:
     """Return the path if it exists; raises :class:`UserError` with the nearest name beside it."""
     wanted = Path(path).expanduser()
-    if wanted.exists():
-        return wanted
+    try:
+        if wanted.exists():
+            return wanted
+    except OSError as error:
+        raise UserError(f"{flag}: '{path}' cannot be opened: {error.strerror}.") from error
     parent = next((p for p in wanted.parents if p.is_dir()), Path())
     missing = wanted.relative_to(parent).parts[0] if parent in wanted.parents else wanted.name
     hint = nearest(missing, (p.name for p in parent.iterdir())) if parent.is_dir() else ""
@@ -161,6 +165,7 @@ def _undecoded(dataset: Dataset) -> Dataset:
     """Keep pictures and sounds as path and bytes: the task decodes them, in one place."""
     from datasets import Audio, Image
 
+    dataset = dataset.with_format(None)  # rows as plain Python values, whatever the caller had asked for
     for name, feature in dataset.features.items():
         if isinstance(feature, Image | Audio) and feature.decode:
             dataset = dataset.cast_column(name, type(feature)(decode=False))
@@ -190,6 +195,8 @@ def _tables_by_split(folder: Path) -> dict[str, list[Path]]:
     if tables and "train" not in tables:
         found = listed(path.name for paths in tables.values() for path in paths)
         raise UserError(f"--data: the folder '{folder}' has no train table among {found}.")
+    if any(path.is_dir() for path in _visible(folder)) and not tables:
+        return {}  # class folders with a table beside them
     if not tables and len(unnamed) == 1:
         return {UNSPLIT: unnamed}
     if not tables and unnamed:
@@ -216,15 +223,16 @@ def _read_tables(tables: dict[str, list[Path]], cache_dir: str | None, flag: str
         builder, options = _READERS[suffixes.pop()]
         if empty := [str(path) for path in files if path.stat().st_size == 0]:
             raise UserError(f"{flag}: '{empty[0]}' is empty.")
-        level = datasets.logging.get_verbosity()
+        level, counting = datasets.logging.get_verbosity(), datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
         datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # the error below says it
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a local file is nobody's download: no request
         try:
             if builder == "csv":  # as written: "01" is no 1, and other rows do not decide what a cell is
                 header = pandas.read_csv(files[0], nrows=0, **options).columns
                 options = {**options, "features": datasets.Features(dict.fromkeys(header, datasets.Value("string")))}
             table = load_dataset(
                 builder,
-                data_files=[str(path) for path in files],
+                data_files=[glob.escape(str(path)) for path in files],
                 split="train",
                 cache_dir=cache_dir,
                 **options,
@@ -241,6 +249,7 @@ def _read_tables(tables: dict[str, list[Path]], cache_dir: str | None, flag: str
             raise UserError(f"{flag}: '{listed(str(f) for f in files)}' cannot be read: {reason}") from error
         finally:
             datasets.logging.set_verbosity(level)
+            datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counting
         splits[split] = _undecoded(table)
     return splits
 

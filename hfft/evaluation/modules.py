@@ -9,6 +9,7 @@ index::
 
 from __future__ import annotations
 
+import importlib
 import uuid
 from typing import Any, ClassVar
 
@@ -97,7 +98,7 @@ class EvaluateMetric:
                 raise UserError(f"--metrics: '{specification}': '{option}' is not of the form option=value.")
             self.options[key.strip()] = _plain_value(value.strip())
         try:
-            self.module = evaluate.load(name, experiment_id=uuid.uuid4().hex)
+            self.module = _load(name)
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
@@ -114,6 +115,15 @@ class EvaluateMetric:
         except Exception as error:  # the script is the user's
             raise UserError(f"--metrics: '{self.specification}' cannot be computed: {error}") from error
         return {name: float(value) for name, value in (results or {}).items() if np.ndim(value) == 0}
+
+
+def _load(name: str) -> Any:
+    try:
+        return evaluate.load(name, experiment_id=uuid.uuid4().hex)
+    except ModuleNotFoundError:
+        # evaluate has just copied the script to where Python had already looked in the same second
+        importlib.invalidate_caches()
+        return evaluate.load(name, experiment_id=uuid.uuid4().hex)
 
 
 def _plain_value(text: str) -> Any:

@@ -45,7 +45,7 @@ def layerwise_param_groups(
     """
     parameters = dict(model.named_parameters())
     exempt = _no_weight_decay(model)
-    stack = LayerStack.from_model(model)
+    stack = LayerStack.from_model(model) if layer_decay != 1 else LayerStack.trunk_and_head(model)
     groups = []
     for depth, layer in enumerate(stack):
         height = len(stack) - 1 - depth

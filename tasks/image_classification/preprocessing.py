@@ -19,13 +19,12 @@ _SMALLEST_CROP = {"light": 0.35, "medium": 0.25, "strong": 0.08}  # share of the
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a checkpoint was pretrained on: input size in pixels, and mean and deviation of each channel."""
+    """What a checkpoint was pretrained on: input size in pixels, and how a picture of that size becomes a tensor."""
 
     height: int
     width: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     interpolation: InterpolationMode
+    to_tensor: Transform
 
 
 def processor_transform(processor: Any) -> Transform:
@@ -41,7 +40,7 @@ def augmenting_transform(processor: Any, level: str) -> Transform:
     """Return random crop and mirror image, at ``medium`` and ``strong`` with RandAugment (arXiv:1909.13719), at
     ``strong`` with random erasing (arXiv:1708.04896)."""
     geometry = geometry_of(processor)
-    steps: list[Any] = [
+    views: list[Any] = [
         v2.RandomResizedCrop(
             (geometry.height, geometry.width),
             scale=(_SMALLEST_CROP[level], 1.0),
@@ -50,19 +49,19 @@ def augmenting_transform(processor: Any, level: str) -> Transform:
         v2.RandomHorizontalFlip(),
     ]
     if level != "light":
-        steps.append(v2.RandAugment(num_ops=2, magnitude=5 if level == "medium" else 9))
-    steps += [
-        v2.PILToTensor(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(geometry.mean, geometry.std),
-    ]
-    if level == "strong":
-        steps.append(v2.RandomErasing(p=0.25))
-    return v2.Compose(steps)
+        views.append(v2.RandAugment(num_ops=2, magnitude=5 if level == "medium" else 9))
+    view = v2.Compose(views)
+    erase = v2.RandomErasing(p=0.25) if level == "strong" else None
+
+    def transform(image: Image.Image) -> torch.Tensor:
+        pixels = geometry.to_tensor(view(image))
+        return pixels if erase is None else erase(pixels)
+
+    return transform
 
 
 def geometry_of(processor: Any) -> Geometry:
-    """Read size, mean, deviation and interpolation from an image processor.
+    """Read size and interpolation from an image processor.
 
     Raises :class:`UserError` for a processor that does not tell them.
     """
@@ -70,7 +69,9 @@ def geometry_of(processor: Any) -> Geometry:
     if timm_config is not None:
         _, height, width = timm_config["input_size"]
         interpolation = InterpolationMode(timm_config["interpolation"].replace("random", "bilinear"))
-        return Geometry(height, width, tuple(timm_config["mean"]), tuple(timm_config["std"]), interpolation)
+        normalize = v2.Normalize(timm_config["mean"], timm_config["std"])
+        steps = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), normalize])
+        return Geometry(height, width, interpolation, steps)
     size = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
     size = size or getattr(processor, "size", None)
     if size is None:
@@ -79,9 +80,12 @@ def geometry_of(processor: Any) -> Geometry:
     height, width = (side, side) if side else (size.get("height"), size.get("width"))
     if not (height and width):
         raise UserError(f"augment: {type(processor).__name__} names no fixed input size ({size}). Set augment to none.")
-    normalizes = getattr(processor, "do_normalize", True) and getattr(processor, "image_mean", None) is not None
-    mean, std = (processor.image_mean, processor.image_std) if normalizes else ([0.0] * 3, [1.0] * 3)
-    return Geometry(height, width, tuple(mean), tuple(std), _interpolation(processor))
+
+    def to_tensor(image: Image.Image) -> torch.Tensor:
+        # rescaling, normalisation and order of channels are the processor's own
+        return processor(images=image, do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"][0]
+
+    return Geometry(height, width, _interpolation(processor), to_tensor)
 
 
 def stack(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

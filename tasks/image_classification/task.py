@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfft.errors import UserError
-from hfft.loading import load_classifier
+from hfft.loading import load_classifier, reading
 from hfft.task import Collator, Encoder, Example, InputColumn, Task
 
 from .decoding import SUFFIXES, decode_image, image_problem
@@ -26,7 +25,7 @@ class ImageClassification(Task):
     file_suffixes = SUFFIXES
     augmentations = ("none", "light", "medium", "strong")
     defaults: ClassVar[Mapping[str, Any]] = {
-        "learning_rate": 1e-4,
+        "learning_rate": 2e-5,
         "head_learning_rate": 1e-3,
         "layer_decay": 0.9,
         "per_device_train_batch_size": 16,
@@ -55,14 +54,10 @@ class ImageClassification(Task):
         """Load model and image processor."""
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-        try:
+        with reading(f"'{arguments.model}' has no image preprocessing"):
             processor = AutoImageProcessor.from_pretrained(
                 arguments.model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code
             )
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"--model: '{arguments.model}' has no image preprocessing (preprocessor_config.json): {error}"
-            ) from error
         return load_classifier(AutoModelForImageClassification, arguments, config, class_names), processor
 
     def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:

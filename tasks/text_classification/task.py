@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfft.errors import UserError
-from hfft.loading import load_classifier
+from hfft.loading import load_classifier, reading
 from hfft.task import Collator, Encoder, Example, InputColumn, Task
 
 if TYPE_CHECKING:
@@ -58,12 +58,10 @@ class TextClassification(Task):
         """Load model and tokenizer; ``max_length`` becomes the tokenizer's own, so that it is saved with it."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        try:
+        with reading(f"'{arguments.model}' has no usable tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(
                 arguments.model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise UserError(f"--model: '{arguments.model}' has no usable tokenizer: {error}") from error
         if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
             # transformers makes one up from the configuration where the files are missing: every word is unknown to it
             raise UserError(f"--model: '{arguments.model}' has no usable tokenizer: its vocabulary is missing.")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hfft.report import make_console, print_metrics
+from hfft.terminal import make_console, print_metrics
 
 ROWS = [{"name": "accuracy", "value": 0.91234, "low": 0.85, "high": 0.95, "baseline": 0.5}]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def is_first_process() -> bool:
@@ -16,11 +16,15 @@ def is_first_process() -> bool:
 
 def make_console() -> Console:
     """Return a console on standard output that takes brackets in the users' names for what they are."""
-    return Console(quiet=not is_first_process(), soft_wrap=True, markup=False, highlight=False)
+    from rich.console import Console
+
+    return Console(quiet=not is_first_process(), soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
 def print_metrics(console: Console, rows: list[dict[str, Any]], title: str) -> None:
     """Print metrics with their 95 % intervals beside the baseline."""
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left")
     for header, justify in (
         ("metric", "left"),
