@@ -9,7 +9,6 @@ index::
 
 from __future__ import annotations
 
-import importlib
 import uuid
 from typing import Any, ClassVar
 
@@ -98,7 +97,7 @@ class EvaluateMetric:
                 raise UserError(f"--metrics: '{specification}': '{option}' is not of the form option=value.")
             self.options[key.strip()] = _plain_value(value.strip())
         try:
-            self.module = _load(name)
+            self.module = evaluate.load(name, experiment_id=uuid.uuid4().hex)
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
@@ -115,15 +114,6 @@ class EvaluateMetric:
         except Exception as error:  # the script is the user's
             raise UserError(f"--metrics: '{self.specification}' cannot be computed: {error}") from error
         return {name: float(value) for name, value in (results or {}).items() if np.ndim(value) == 0}
-
-
-def _load(name: str) -> Any:
-    try:
-        return evaluate.load(name, experiment_id=uuid.uuid4().hex)
-    except ModuleNotFoundError:
-        # evaluate has just copied the script to where Python had already looked in the same second
-        importlib.invalidate_caches()
-        return evaluate.load(name, experiment_id=uuid.uuid4().hex)
 
 
 def _plain_value(text: str) -> Any:

@@ -25,7 +25,7 @@ class ImageClassification(Task):
     file_suffixes = SUFFIXES
     augmentations = ("none", "light", "medium", "strong")
     defaults: ClassVar[Mapping[str, Any]] = {
-        "learning_rate": 2e-5,
+        "learning_rate": 1e-5,
         "head_learning_rate": 1e-3,
         "layer_decay": 0.9,
         "per_device_train_batch_size": 16,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import evaluate
@@ -54,7 +55,7 @@ def _no_network(monkeypatch):
 
 
 @pytest.fixture
-def script(tmp_path: Path, monkeypatch) -> Path:
+def script(tmp_path: Path, monkeypatch) -> Iterator[Path]:
     """A metric script of the user's own, and a module cache that is thrown away."""
     import evaluate.config
 
@@ -66,7 +67,9 @@ def script(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.syspath_prepend(cache)
     path = tmp_path / "own_score.py"
     path.write_text(SCRIPT.format(name="OwnScore", key="own_score"))
-    return path
+    yield path
+    for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
+        del sys.modules[name]  # it would look for other scripts in the folder that is gone
 
 
 MODULES = [c for c in vars(modules).values() if isinstance(c, type) and issubclass(c, ClassificationMetric)]
