@@ -94,12 +94,11 @@ def _tasks(argv: Sequence[str]) -> int:
     _Parser(prog="hfft tasks", description=_tasks.__doc__).parse_args(argv)
     from rich.table import Table
 
-    from hfft.task import list_tasks, load_task
+    from hfft.task import installed_tasks
 
     table = Table("task", "what it does", "from")
-    for name in list_tasks():
-        task = load_task(name)
-        table.add_row(name, task.summary, type(task).__module__.split(".")[0])
+    for task in installed_tasks():
+        table.add_row(task.name, task.summary, type(task).__module__.split(".")[0])
     make_console().print(table)
     return DONE
 

@@ -22,7 +22,7 @@ def demo(output_dir: str = "hfft-demo", overwrite: bool = False) -> FineTuneResu
     """
     folder = Path(output_dir)
     run = folder / "run"
-    if folder.exists() and any(folder.iterdir()) and not (overwrite and run.is_dir()):
+    if folder.exists() and any(folder.iterdir()) and not (overwrite and (folder / "digits").is_dir()):
         raise UserError(
             f"--output_dir: the folder '{folder}' is not empty. Choose another one, or replace an older demo with "
             "--overwrite."

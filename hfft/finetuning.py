@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
-from transformers import EvalPrediction, PrinterCallback, ProgressCallback, set_seed
+from transformers import EvalPrediction, PrinterCallback, ProgressCallback, get_scheduler, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from hfft import output
@@ -26,7 +27,7 @@ from hfft.loading import load_config
 from hfft.parsing import split_settings, training_arguments
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
-from hfft.task import Task, list_tasks, load_task
+from hfft.task import Task, installed_tasks, load_task
 from hfft.terminal import is_first_process, make_console, print_metrics
 from hfft.trainer import FineTuningTrainer, uses_layerwise_rates
 from hfft.training_arguments import FineTuningArguments, enough_epochs
@@ -108,7 +109,7 @@ def finetune(
     console.print(f"Model: {model_arguments.model}, {parameters / 1e6:.2f} million parameters")
 
     rerunnable = _rerunnable(settings, task, labelled, chosen, args)
-    record = RunRecord(rerunnable, task.name, labelled.class_names, labelled.counts(), labelled.notes)
+    record = RunRecord(rerunnable, task.name, labelled.class_names, labelled.counts(), labelled.notes, task.usage)
     checkpoint = _checkpoint(record, folder, args, console)
     trainer = _make_trainer(task, loaded, processor, labelled, args, measure, console)
     if is_first_process():
@@ -136,7 +137,7 @@ def _read(arguments: DataArguments, seed: int, console: Console) -> tuple[Task, 
     if arguments.data is None:
         raise UserError("--data is needed: an image folder, a CSV or Parquet file, or a folder of such files.")
     given = arguments.task is not None
-    tasks = [load_task(name) for name in ([arguments.task] if arguments.task is not None else list_tasks())]
+    tasks = [load_task(arguments.task)] if arguments.task is not None else installed_tasks()
     suffixes = {suffix for candidate in tasks for suffix in candidate.file_suffixes}
     source = read_source(arguments.data, suffixes, arguments.cache_dir)
     task = tasks[0] if given else task_for_source(source, tasks, arguments.named_columns())
@@ -264,21 +265,36 @@ def _make_trainer(
             )
         return measure(np.asarray(prediction.label_ids), softmax(logits))
 
-    trainer = FineTuningTrainer(
-        model=model,
-        args=args,
-        train_dataset=data.splits["train"].with_transform(task.encoder(processor, training=True, augment=args.augment)),
-        eval_dataset=data.splits["validation"].with_transform(evaluation) if "validation" in data.splits else None,
-        data_collator=task.collator(processor),
-        processing_class=processor,
-        compute_metrics=compute,
-        preprocess_logits_for_metrics=_only_logits,
-    )
+    _require_schedule(args)
+    try:
+        trainer = FineTuningTrainer(
+            model=model,
+            args=args,
+            train_dataset=data.splits["train"].with_transform(
+                task.encoder(processor, training=True, augment=args.augment)
+            ),
+            eval_dataset=data.splits["validation"].with_transform(evaluation) if "validation" in data.splits else None,
+            data_collator=task.collator(processor),
+            processing_class=processor,
+            compute_metrics=compute,
+            preprocess_logits_for_metrics=_only_logits,
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise UserError(f"The training arguments do not fit: {' '.join(str(error).split())}") from error
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if not args.disable_tqdm:
         trainer.add_callback(TrainingProgress(console, task.metrics[0]))
     return trainer
+
+
+def _require_schedule(args: FineTuningArguments) -> None:
+    """Build the learning-rate schedule on trial: the Trainer does it when the folder is made already."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, args.lr_scheduler_kwargs)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"--lr_scheduler_type: {error}. See lr_scheduler_kwargs.") from error
 
 
 def _only_logits(logits: Any, labels: Any) -> Any:

@@ -49,6 +49,7 @@ class RunRecord:
         class_names: index -> name.
         counts: split -> class name -> number of examples.
         notes: what was decided on the way, a sentence each.
+        usage: how a ``pipeline`` is asked.
         layers: the layer groups with parameters and learning rate, input first.
         history: the Trainer's log, an entry each.
         metrics: flat name -> value, as in metrics.json.
@@ -62,6 +63,7 @@ class RunRecord:
     class_names: list[str]
     counts: dict[str, dict[str, int]]
     notes: list[str] = field(default_factory=list)
+    usage: str = ""
     layers: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)

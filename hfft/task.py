@@ -9,6 +9,7 @@ A package makes its task known with an entry point of the group ``hfft.tasks``::
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -69,6 +70,9 @@ class Task(ABC):
 
     augmentations: ClassVar[tuple[str, ...]] = ("none",)
     """The values of ``augment`` that :meth:`encoder` knows; ``auto`` means the second where there is one."""
+
+    usage: ClassVar[str] = 'classify("an-input-file")'
+    """How a ``pipeline`` called ``classify`` is asked, for the model card."""
 
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Training arguments that fit the modality better than the general defaults."""
@@ -146,12 +150,23 @@ def load_task(task: str | Task | type[Task]) -> Task:
     return loaded()
 
 
+def installed_tasks() -> list[Task]:
+    """Return every installed task, by name; one that cannot be imported is left out with a warning."""
+    tasks = []
+    for name in list_tasks():
+        try:
+            tasks.append(load_task(name))
+        except UserError as error:
+            warnings.warn(str(error), stacklevel=2)
+    return tasks
+
+
 def task_for_config(config: PretrainedConfig) -> Task:
     """Return the task that the architecture named in a fine-tuned checkpoint belongs to.
 
     Raises :class:`UserError` unless exactly one installed task claims it.
     """
-    found = [task for task in map(load_task, list_tasks()) if task.supports(config)]
+    found = [task for task in installed_tasks() if task.supports(config)]
     if len(found) == 1:
         return found[0]
     what = listed(task.name for task in found) if found else "no installed task"

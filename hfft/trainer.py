@@ -27,10 +27,10 @@ class FineTuningTrainer(Trainer):
 
     def __init__(self, model: Any = None, args: FineTuningArguments | None = None, **kwargs: Any) -> None:
         args = args if args is not None else FineTuningArguments()
-        own_optimizer = (kwargs.get("optimizers") or (None, None))[0] is not None
-        if uses_layerwise_rates(args) and not own_optimizer and kwargs.get("optimizer_cls_and_kwargs") is None:
+        given = (kwargs.get("optimizers") or (None, None))[0] or kwargs.get("optimizer_cls_and_kwargs")
+        if given is None and uses_layerwise_rates(args):
             kwargs["optimizer_cls_and_kwargs"] = layerwise_optimizer_from_arguments(args)
-        if kwargs.get("compute_loss_func") is None:
+        if kwargs.get("compute_loss_func") is None and _is_single_label(model):
             kwargs["compute_loss_func"] = self._classification_loss
         super().__init__(model=model, args=args, **kwargs)
         if args.early_stopping_patience is not None and self.eval_dataset is not None:
@@ -87,6 +87,13 @@ class FineTuningTrainer(Trainer):
             for key, value in entry.items()
             if key.startswith("eval_") and (name := key.removeprefix("eval_")) not in _SPEED_METRICS
         }
+
+
+def _is_single_label(model: Any) -> bool:
+    """Say whether the model is trained with one class for each example; others keep their own loss."""
+    config = getattr(model, "config", None)
+    problem = getattr(config, "problem_type", None)
+    return problem == "single_label_classification" or (problem is None and getattr(config, "num_labels", 2) > 1)
 
 
 def uses_layerwise_rates(args: FineTuningArguments) -> bool:

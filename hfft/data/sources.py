@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -308,10 +309,16 @@ def _class_folders(root: Path, suffixes: frozenset[str]) -> Dataset:
 
 
 def _files_below(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    return sorted(
+    files = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in suffixes
         and path.is_file()
         and not any(part.startswith(".") or part in _JUNK for part in path.relative_to(folder).parts)
     )
+    for path in files:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"The name of the file {os.fsencode(path)!r} is no UTF-8. Rename it.") from error
+    return files

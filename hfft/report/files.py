@@ -54,7 +54,7 @@ def card_metadata(record: RunRecord) -> dict[str, Any]:
         base_model=None if is_local else model,
         tags=["hfft", "generated_from_trainer"],
         metrics=[row["name"] for row in record.rows()],
-        model_name=Path(str(record.settings["output_dir"])).name,
+        model_name=_title(record),
         eval_results=results,
     ).to_dict()
 
@@ -72,6 +72,7 @@ def _render(template: str, record: RunRecord, *, autoescape: bool) -> str:
     return jinja.get_template(template).render(
         record=record,
         rows=record.rows(),
+        title=_title(record),
         model_name=_last_part(record.settings.get("model")),
         data_name=_last_part(record.settings.get("data")),
         epochs=_epochs(record.history),
@@ -89,10 +90,15 @@ def _epochs(history: list[dict[str, float]]) -> list[dict[str, float]]:
     return list(by_step.values())
 
 
+def _title(record: RunRecord) -> str:
+    """Name the model by its folder, without the path to it."""
+    return Path(str(record.settings["output_dir"])).resolve().name
+
+
 def _last_part(value: Any) -> str:
     """Keep a Hub id whole, and of a local path only the name: a card is made to be shared."""
     text = str(value)
-    return Path(text).name if Path(text).exists() else text
+    return Path(text).resolve().name if Path(text).exists() else text
 
 
 def _markdown_cell(value: Any) -> str:

@@ -30,6 +30,7 @@ class TextClassification(Task):
             required=False,
         ),
     )
+    usage = 'classify("a text", truncation=True)'
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-4}
 
     def accepts(self, value: Any) -> bool:
