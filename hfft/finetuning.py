@@ -254,6 +254,7 @@ def _make_trainer(
     if uses_layerwise_rates(args) and args.layer_decay != 1:
         groups = len(LayerStack.from_model(model))  # refuses a model that it cannot order before a folder is made
         console.print(f"Strategy: {args.strategy}, {groups} layer groups, decay {args.layer_decay}")
+    training = task.encoder(processor, training=True, augment=args.augment)
     evaluation = task.encoder(processor, training=False)
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
@@ -270,9 +271,7 @@ def _make_trainer(
         trainer = FineTuningTrainer(
             model=model,
             args=args,
-            train_dataset=data.splits["train"].with_transform(
-                task.encoder(processor, training=True, augment=args.augment)
-            ),
+            train_dataset=data.splits["train"].with_transform(training),
             eval_dataset=data.splits["validation"].with_transform(evaluation) if "validation" in data.splits else None,
             data_collator=task.collator(processor),
             processing_class=processor,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 
 from hfft import FineTuningTrainer
 from hfft.cli import main
@@ -119,6 +121,12 @@ def bad(tmp_path: Path, tiny_bert: Path, tiny_timm: Path, image_folder: Path, te
     no_weights.mkdir()
     (no_weights / "config.json").write_text((tiny_bert / "config.json").read_text())
     (tmp_path / "no-config").mkdir()
+    shutil.copytree(tiny_bert, tmp_path / "truncated")
+    (tmp_path / "truncated" / "model.safetensors").write_bytes(b"\x08\x00")
+    shutil.copytree(tiny_bert, tmp_path / "half")
+    weights = load_file(tiny_bert / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "layer.1." not in name}
+    save_file(kept, tmp_path / "half" / "model.safetensors", metadata={"format": "pt"})
     for name in ("cat", "dog"):
         write_picture(tmp_path / "broken" / name / "1.png", (9, 9, 9), __import__("numpy").random.default_rng(0))
     (tmp_path / "broken" / "dog" / "2.png").write_bytes(b"no picture")

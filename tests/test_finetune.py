@@ -351,3 +351,88 @@ def test_epochs_are_raised_for_few_examples_unless_given(tiny_bert, text_folder,
     assert run.record.settings["num_train_epochs"] == 40
     run = hfft.finetune(output_dir=str(tmp_path / "given"), num_train_epochs=1, **common)
     assert run.trainer.state.global_step == 2
+
+
+def test_a_diverged_run_says_so(tiny_bert, text_folder, tmp_path: Path):
+    with pytest.raises(UserError, match=r"diverged.*--learning_rate"):
+        hfft.finetune(
+            model=str(tiny_bert),
+            data=str(text_folder),
+            output_dir=str(tmp_path / "out"),
+            **{**QUICK, "learning_rate": 1e38},
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"seed": 4}, "seed was 3, now 4"), ({"layer_decay": 0.5}, "layer_decay was 0.75, now 0.5")]
+)
+def test_resuming_another_run_is_refused_with_what_differs(text_run, text_folder, tiny_bert, change, message):
+    settings = {**QUICK, "num_train_epochs": 12, "learning_rate": 1e-2, **change}
+    before = (Path(text_run.output_dir) / "run.yaml").read_bytes()
+    with pytest.raises(UserError, match=message):
+        hfft.finetune(
+            model=str(tiny_bert), data=str(text_folder), output_dir=text_run.output_dir, resume=True, **settings
+        )
+    assert (Path(text_run.output_dir) / "run.yaml").read_bytes() == before
+
+
+def test_overwriting_the_model_that_is_trained_from_is_refused(text_run, text_folder):
+    with pytest.raises(UserError, match=r"--overwrite: .* lies in"):
+        hfft.finetune(
+            model=text_run.output_dir,
+            data=str(text_folder),
+            output_dir=text_run.output_dir,
+            overwrite=True,
+            **QUICK,
+        )
+    assert (Path(text_run.output_dir) / "model.safetensors").is_file()
+
+
+def test_a_replaced_run_is_kept_until_the_new_model_is_saved(tiny_bert, text_folder, tmp_path: Path, monkeypatch):
+    common = {"model": str(tiny_bert), "data": str(text_folder), "output_dir": str(tmp_path / "out"), **QUICK}
+    hfft.finetune(**common)
+    old = (tmp_path / "out" / "model.safetensors").read_bytes()
+
+    def fail(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise OSError("the machine died")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hfft.FineTuningTrainer, "train", fail)
+        with pytest.raises(OSError, match="the machine died"):
+            hfft.finetune(overwrite=True, **common)
+    assert (tmp_path / "out" / ".replaced" / "model.safetensors").read_bytes() == old
+    hfft.finetune(overwrite=True, **common)
+    assert not (tmp_path / "out" / ".replaced").exists()
+
+
+def test_local_tables_are_read_without_asking_the_network(text_folder, tmp_path: Path, monkeypatch):
+    import socket
+
+    import datasets.config
+
+    from hfft.data import read_source
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a connection was asked for")
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert len(read_source(str(text_folder), [], str(tmp_path)).splits["train"]) == 36
+
+
+def test_a_rate_that_is_given_is_the_head_s_as_well(tiny_vit, image_folder, tmp_path: Path):
+    run = hfft.finetune(
+        model=str(tiny_vit), data=str(image_folder), output_dir=str(tmp_path / "out"), learning_rate=3e-3, **QUICK
+    )
+    assert run.trainer.layer_rates()[-1]["lr"] == 3e-3
+
+
+def test_evaluate_from_another_folder_still_knows_the_run_s_own_data(tiny_bert, tmp_path: Path, monkeypatch):
+    write_csv(tmp_path / "here" / "all.csv", make_sentences(60, 5), ("said", "label"))
+    monkeypatch.chdir(tmp_path / "here")
+    hfft.finetune(model=str(tiny_bert), data="all.csv", output_dir="out", text_column="said", **QUICK)
+    monkeypatch.chdir(tmp_path)
+    assert hfft.evaluate("here/out", "here/all.csv").examples == 12
+    # the run's columns are those of the model, so they need not be named again
+    assert len(hfft.predict("here/out", "here/all.csv")) == 60
