@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
-from transformers import EvalPrediction, PrinterCallback, ProgressCallback, get_scheduler, set_seed
+from transformers import EvalPrediction, PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from hfft import output
@@ -19,33 +16,19 @@ from hfft.arguments import DataArguments, ModelArguments
 from hfft.callbacks.progress import TrainingProgress, progress_bar
 from hfft.data import LabelledData, prepare, read_source
 from hfft.data.columns import task_for_source
-from hfft.errors import RunInterrupted, UserError, listed, nearest
-from hfft.evaluation import class_frequencies, compute_metrics, summarize
-from hfft.evaluation.metrics import LOWER_IS_BETTER, softmax
+from hfft.errors import RunInterrupted, UserError, listed
+from hfft.evaluation import class_frequencies, summarize
+from hfft.evaluation.metrics import softmax
 from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.parsing import split_settings, training_arguments
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
+from hfft.settling import Measure, measure_function, require_schedule, rerunnable, settle, task_defaults
 from hfft.task import Task, installed_tasks, load_task
 from hfft.terminal import is_first_process, make_console, print_metrics
 from hfft.trainer import FineTuningTrainer, uses_layerwise_rates
-from hfft.training_arguments import FineTuningArguments, enough_epochs
-
-# What another version of hfft might choose otherwise stands in run.yaml, also where nobody asked for it.
-_RECORDED_DEFAULTS = (
-    *(
-        "strategy",
-        "layer_decay",
-        "learning_rate",
-        "head_learning_rate",
-        "num_train_epochs",
-        "weight_decay",
-        "warmup_steps",
-        "seed",
-    ),
-    *("per_device_train_batch_size", "augment", "freeze_batch_norm"),
-)
+from hfft.training_arguments import FineTuningArguments
 
 
 @dataclass
@@ -95,21 +78,18 @@ def finetune(
     console = make_console()
 
     task, labelled = _read(data_arguments, args.seed, console)
-    chosen = {**_defaults(task, chosen), **chosen}
+    chosen = {**task_defaults(task, chosen), **chosen}
     args = training_arguments(chosen)
-    measure = _measure_function(task, args, len(labelled.class_names))
-    _settle(args, task, labelled, measure)
-    if not {"num_train_epochs", "max_steps"} & chosen.keys():
-        step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        args.num_train_epochs = enough_epochs(len(labelled.splits["train"]), step, args.num_train_epochs)
+    measure = measure_function(task, args, len(labelled.class_names))
+    settle(args, task, labelled, measure, chosen)
 
     set_seed(args.seed)  # the head is drawn here
     loaded, processor = _load(task, model_arguments, labelled.class_names)
     parameters = sum(parameter.numel() for parameter in loaded.parameters())
     console.print(f"Model: {model_arguments.model}, {parameters / 1e6:.2f} million parameters")
 
-    rerunnable = _rerunnable(settings, task, labelled, chosen, args)
-    record = RunRecord(rerunnable, task.name, labelled.class_names, labelled.counts(), labelled.notes, task.usage)
+    again = rerunnable(settings, task, labelled, chosen, args)
+    record = RunRecord(again, task.name, labelled.class_names, labelled.counts(), labelled.notes, task.usage)
     checkpoint = _checkpoint(record, folder, args, console)
     trainer = _make_trainer(task, loaded, processor, labelled, args, measure, console)
     if is_first_process():
@@ -157,51 +137,6 @@ def _read(arguments: DataArguments, seed: int, console: Console) -> tuple[Task, 
     return task, labelled
 
 
-Measure = Callable[[np.ndarray, np.ndarray], dict[str, float]]
-"""(labels (rows,), probabilities (rows, classes)) -> name -> value."""
-
-
-def _measure_function(task: Task, args: FineTuningArguments, classes: int) -> Measure:
-    """Return the task's metrics and those that the user asked for; tried out here, before anything slow."""
-    more = []
-    if args.metrics:
-        from hfft.evaluation.modules import EvaluateMetric
-
-        more = [EvaluateMetric(specification) for specification in args.metrics]
-
-    def measure(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-        asked_for = {name: value for metric in more for name, value in metric.compute(labels, probabilities).items()}
-        return {**asked_for, **compute_metrics(task.metrics, labels, probabilities)}
-
-    measure(np.arange(classes), np.eye(classes))
-    return measure
-
-
-def _settle(args: FineTuningArguments, task: Task, data: LabelledData, measure: Measure) -> None:
-    """Settle what depends on the task and on which splits there are."""
-    if args.augment == "auto":
-        args.augment = task.augmentations[min(1, len(task.augmentations) - 1)]
-    if args.augment not in task.augmentations:
-        raise UserError(f"--augment: {task.name} knows {listed(task.augmentations)}, got '{args.augment}'.")
-    evaluates = "validation" in data.splits and str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
-    if args.early_stopping_patience is not None and not evaluates:
-        raise UserError("--early_stopping_patience needs a validation split and an eval_strategy other than no.")
-    if "validation" not in data.splits:
-        args.eval_strategy = type(args.eval_strategy)("no")
-        args.load_best_model_at_end = False
-        args.metric_for_best_model = None
-    if args.metric_for_best_model is not None:
-        name = args.metric_for_best_model.removeprefix("eval_")
-        classes = len(data.class_names)
-        known = ["loss", *measure(np.arange(classes), np.eye(classes))]
-        if name not in known:
-            raise UserError(
-                f"--metric_for_best_model: there is no metric '{name}'.{nearest(name, known)} Known: {listed(known)}."
-            )
-        if name in LOWER_IS_BETTER:
-            args.greater_is_better = False
-
-
 def _load(task: Task, arguments: ModelArguments, class_names: list[str]) -> tuple[Any, Any]:
     config = load_config(arguments)
     if not task.supports(config):
@@ -210,36 +145,6 @@ def _load(task: Task, arguments: ModelArguments, class_names: list[str]) -> tupl
             "for that task; name another model, or other data."
         )
     return task.load(arguments, config, class_names)
-
-
-def _defaults(task: Task, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return the task's defaults; a learning rate that the user gave is the head's as well."""
-    withdrawn = {"head_learning_rate"} if "learning_rate" in chosen else set()
-    return {name: value for name, value in task.defaults.items() if name not in withdrawn}
-
-
-def _rerunnable(
-    settings: dict[str, Any], task: Task, data: LabelledData, chosen: dict[str, Any], args: FineTuningArguments
-) -> dict[str, Any]:
-    """Return the settings that make this run again, from any folder, also where the defaults will have changed."""
-    resolved = {name: getattr(args, name) for name in _RECORDED_DEFAULTS}
-    known = {field.name for field in dataclasses.fields(DataArguments)}
-    columns = {f"{role}_column": column for role, column in data.columns.items() if f"{role}_column" in known}
-    merged = {**settings, "task": task.name, **columns, **chosen, **resolved}
-    if not isinstance(merged["data"], str | Path):
-        del merged["data"]  # data sets in memory have no name to read them by again
-    for name in ("data", "model"):
-        if name in merged and Path(merged[name]).exists():
-            merged[name] = Path(merged[name]).absolute()
-    merged = {name: _plain(value) for name, value in merged.items()}
-    return {name: value for name, value in merged.items() if name not in ("resume", "overwrite") and value is not None}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as YAML knows it: NumPy scalars, enumerations and paths are of other libraries."""
-    value = getattr(value, "value", value)
-    value = value.item() if isinstance(value, np.generic) else value
-    return str(value) if isinstance(value, Path) else value
 
 
 def _make_trainer(
@@ -266,7 +171,7 @@ def _make_trainer(
             )
         return measure(np.asarray(prediction.label_ids), softmax(logits))
 
-    _require_schedule(args)
+    require_schedule(args)
     try:
         trainer = FineTuningTrainer(
             model=model,
@@ -285,15 +190,6 @@ def _make_trainer(
     if not args.disable_tqdm:
         trainer.add_callback(TrainingProgress(console, task.metrics[0]))
     return trainer
-
-
-def _require_schedule(args: FineTuningArguments) -> None:
-    """Build the learning-rate schedule on trial: the Trainer does it when the folder is made already."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    try:
-        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, args.lr_scheduler_kwargs)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"--lr_scheduler_type: {error}. See lr_scheduler_kwargs.") from error
 
 
 def _only_logits(logits: Any, labels: Any) -> Any:

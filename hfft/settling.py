@@ -1,0 +1,122 @@
+"""What is settled between the arguments as they were given and the first step of training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import get_scheduler
+
+from hfft.arguments import DataArguments
+from hfft.data import LabelledData
+from hfft.errors import UserError, listed, nearest
+from hfft.evaluation import compute_metrics
+from hfft.evaluation.metrics import LOWER_IS_BETTER
+from hfft.task import Task
+from hfft.training_arguments import FineTuningArguments, enough_epochs
+
+# What another version of hfft might choose otherwise stands in run.yaml, also where nobody asked for it.
+_RECORDED_DEFAULTS = (
+    *(
+        "strategy",
+        "layer_decay",
+        "learning_rate",
+        "head_learning_rate",
+        "num_train_epochs",
+        "weight_decay",
+        "warmup_steps",
+        "seed",
+    ),
+    *("per_device_train_batch_size", "augment", "freeze_batch_norm"),
+)
+
+
+Measure = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+"""(labels (rows,), probabilities (rows, classes)) -> name -> value."""
+
+
+def measure_function(task: Task, args: FineTuningArguments, classes: int) -> Measure:
+    """Return the task's metrics and those that the user asked for; tried out here, before anything slow."""
+    more = []
+    if args.metrics:
+        from hfft.evaluation.modules import EvaluateMetric
+
+        more = [EvaluateMetric(specification) for specification in args.metrics]
+
+    def measure(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+        asked_for = {name: value for metric in more for name, value in metric.compute(labels, probabilities).items()}
+        return {**asked_for, **compute_metrics(task.metrics, labels, probabilities)}
+
+    measure(np.arange(classes), np.eye(classes))
+    return measure
+
+
+def settle(args: FineTuningArguments, task: Task, data: LabelledData, measure: Measure, chosen: dict[str, Any]) -> None:
+    """Settle what depends on the task and on which splits there are."""
+    if not {"num_train_epochs", "max_steps"} & chosen.keys():
+        step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        args.num_train_epochs = enough_epochs(len(data.splits["train"]), step, args.num_train_epochs)
+    if args.augment == "auto":
+        args.augment = task.augmentations[min(1, len(task.augmentations) - 1)]
+    if args.augment not in task.augmentations:
+        raise UserError(f"--augment: {task.name} knows {listed(task.augmentations)}, got '{args.augment}'.")
+    evaluates = "validation" in data.splits and str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
+    if args.early_stopping_patience is not None and not evaluates:
+        raise UserError("--early_stopping_patience needs a validation split and an eval_strategy other than no.")
+    if "validation" not in data.splits:
+        args.eval_strategy = type(args.eval_strategy)("no")
+        args.load_best_model_at_end = False
+        args.metric_for_best_model = None
+    if args.metric_for_best_model is not None:
+        name = args.metric_for_best_model.removeprefix("eval_")
+        classes = len(data.class_names)
+        known = ["loss", *measure(np.arange(classes), np.eye(classes))]
+        if name not in known:
+            raise UserError(
+                f"--metric_for_best_model: there is no metric '{name}'.{nearest(name, known)} Known: {listed(known)}."
+            )
+        if name in LOWER_IS_BETTER:
+            args.greater_is_better = False
+
+
+def task_defaults(task: Task, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return the task's defaults; a learning rate that the user gave is the head's as well."""
+    withdrawn = {"head_learning_rate"} if "learning_rate" in chosen else set()
+    return {name: value for name, value in task.defaults.items() if name not in withdrawn}
+
+
+def rerunnable(
+    settings: dict[str, Any], task: Task, data: LabelledData, chosen: dict[str, Any], args: FineTuningArguments
+) -> dict[str, Any]:
+    """Return the settings that make this run again, from any folder, also where the defaults will have changed."""
+    resolved = {name: getattr(args, name) for name in _RECORDED_DEFAULTS}
+    known = {field.name for field in dataclasses.fields(DataArguments)}
+    columns = {f"{role}_column": column for role, column in data.columns.items() if f"{role}_column" in known}
+    merged = {**settings, "task": task.name, **columns, **chosen, **resolved}
+    if not isinstance(merged["data"], str | Path):
+        del merged["data"]  # data sets in memory have no name to read them by again
+    for name in ("data", "model"):
+        if name in merged and Path(merged[name]).exists():
+            merged[name] = Path(merged[name]).absolute()
+    merged = {name: _plain(value) for name, value in merged.items()}
+    return {name: value for name, value in merged.items() if name not in ("resume", "overwrite") and value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as YAML knows it: NumPy scalars, enumerations and paths are of other libraries."""
+    value = getattr(value, "value", value)
+    value = value.item() if isinstance(value, np.generic) else value
+    return str(value) if isinstance(value, Path) else value
+
+
+def require_schedule(args: FineTuningArguments) -> None:
+    """Build the learning-rate schedule on trial: the Trainer does it when the folder is made already."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, args.lr_scheduler_kwargs)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"--lr_scheduler_type: {error}. See lr_scheduler_kwargs.") from error
