@@ -183,6 +183,8 @@ def _make_trainer(
             compute_metrics=compute,
             preprocess_logits_for_metrics=_only_logits,
         )
+    except UserError:
+        raise
     except (ImportError, RuntimeError, ValueError) as error:
         raise UserError(f"The training arguments do not fit: {' '.join(str(error).split())}") from error
     trainer.remove_callback(ProgressCallback)
