@@ -113,7 +113,7 @@ class FineTuningArguments(TrainingArguments):
     )
     num_train_epochs: float = field(
         default=5.0,
-        metadata={"help": "Passes over the training split (default: 5, or as many as make 200 steps, at most 40)."},
+        metadata={"help": "Passes over the training split (default: 5, or as many as make 400 steps, at most 40)."},
     )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Training batch size on each device."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation batch size on each device."})
@@ -158,12 +158,12 @@ class FineTuningArguments(TrainingArguments):
             self._n_gpu = 1
 
 
-FEWEST_STEPS = 200
+FEWEST_STEPS = 400
 MOST_EPOCHS = 40
 
 
 def enough_epochs(examples: int, batch_size: int, epochs: float) -> float:
-    """Return ``epochs``, or as many more as make 200 optimizer steps, at most 40.
+    """Return ``epochs``, or as many more as make 400 optimizer steps, at most 40.
 
     A few passes over a few dozen examples are too few steps to train a new head.
 

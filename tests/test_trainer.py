@@ -134,7 +134,7 @@ def test_processes_that_do_not_see_each_other_are_refused():
     ("examples", "batch_size", "epochs", "enough"),
     [
         (100_000, 32, 5, 5),  # 15,625 steps are enough
-        (220, 16, 5, 15),  # 14 steps an epoch, 210 in all
+        (220, 16, 5, 29),  # 14 steps an epoch, 406 in all
         (48, 32, 5, 40),  # never more than 40 passes over the same few examples
         (48, 32, 50, 50),  # nor fewer than asked for
     ],
