@@ -124,7 +124,7 @@ class FineTuningArguments(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch, best."})
     save_total_limit: int | None = field(
-        default=1, metadata={"help": "Checkpoints that are kept, beside the best one."}
+        default=1, metadata={"help": "Newest checkpoints that are kept while training, beside the best one."}
     )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps, epoch."})
     load_best_model_at_end: bool = field(
