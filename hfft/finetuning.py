@@ -25,6 +25,7 @@ from hfft.parsing import split_settings, training_arguments
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
 from hfft.settling import Measure, measure_function, require_schedule, rerunnable, settle, task_defaults
+from hfft.strategies import load_strategy
 from hfft.task import Task, installed_tasks, load_task
 from hfft.terminal import is_first_process, make_console, print_metrics
 from hfft.trainer import FineTuningTrainer, uses_layerwise_rates
@@ -156,9 +157,13 @@ def _make_trainer(
     measure: Measure,
     console: Console,
 ) -> FineTuningTrainer:
+    strategy = load_strategy(args.strategy)
+    rates = f"{args.learning_rate:g} for all layers"
     if uses_layerwise_rates(args) and args.layer_decay != 1:
         groups = len(LayerStack.from_model(model))  # refuses a model that it cannot order before a folder is made
-        console.print(f"Strategy: {args.strategy}, {groups} layer groups, decay {args.layer_decay}")
+        rates = f"{args.head_learning_rate or args.learning_rate:g} for the head, decay {args.layer_decay:g} from "
+        rates += f"{args.learning_rate:g} down {groups} layer groups"
+    console.print(f"Strategy: {strategy.name} ({strategy.summary}); learning rate {rates}")
     training = task.encoder(processor, training=True, augment=args.augment)
     evaluation = task.encoder(processor, training=False)
 

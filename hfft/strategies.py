@@ -23,10 +23,7 @@ class Strategy:
 
 
 STRATEGIES = {
-    strategy.name: strategy
-    for strategy in (
-        Strategy("full", "all layers from the first step, with layer-wise learning rates", layerwise=True),
-    )
+    strategy.name: strategy for strategy in (Strategy("full", "all layers from the first step", layerwise=True),)
 }
 DEFAULT_STRATEGY = "full"
 
