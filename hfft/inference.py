@@ -18,7 +18,7 @@ from hfft.arguments import DataArguments, ModelArguments
 from hfft.callbacks.progress import progress_bar
 from hfft.data import Source, label_split, prepare, read_inputs, read_source, split_labels
 from hfft.data.columns import find_columns
-from hfft.data.sources import UNSPLIT
+from hfft.data.split_names import UNSPLIT
 from hfft.errors import UserError, listed, nearest
 from hfft.evaluation import class_frequencies, metric_rows, summarize
 from hfft.evaluation.metrics import softmax

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfft.arguments import ModelArguments
-from hfft.data.sources import existing_path
 from hfft.errors import UserError, listed
+from hfft.paths import existing_path
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

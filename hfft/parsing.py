@@ -16,8 +16,8 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from hfft.arguments import DataArguments, ModelArguments
-from hfft.data.sources import existing_path
 from hfft.errors import UserError, listed, nearest
+from hfft.paths import existing_path
 from hfft.training_arguments import REPLACED, FineTuningArguments
 
 _LARGEST_YAML = 1_000_000  # bytes

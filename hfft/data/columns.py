@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hfft.data.sources import REFERENCE, Source
+from hfft.data.sources import Source
+from hfft.data.split_names import REFERENCE
 from hfft.errors import UserError, listed, nearest
 from hfft.task import Task
 

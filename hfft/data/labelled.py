@@ -15,7 +15,8 @@ import numpy as np
 
 from hfft.arguments import DataArguments
 from hfft.data.columns import LABEL, find_columns
-from hfft.data.sources import REFERENCE, UNSPLIT, Source
+from hfft.data.sources import Source
+from hfft.data.split_names import REFERENCE, UNSPLIT
 from hfft.data.splits import draw_stratified
 from hfft.errors import UserError, listed, nearest
 from hfft.task import Task

@@ -9,8 +9,10 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as Picture
 
-from hfft.data.sources import REFERENCE, UNSPLIT, Source, existing_path, read_inputs, read_source
+from hfft.data.sources import Source, read_inputs, read_source
+from hfft.data.split_names import REFERENCE, UNSPLIT
 from hfft.errors import UserError
+from hfft.paths import existing_path
 from tests.conftest import write_csv, write_picture
 
 PICTURES = frozenset({".png", ".jpg"})

@@ -1,0 +1,15 @@
+"""What splits are called, and the columns that every split gets."""
+
+UNSPLIT = "all"
+REFERENCE = "reference"
+
+SPLIT_OF = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
