@@ -14,7 +14,7 @@ import yaml
 from hfft.errors import UserError, listed
 from hfft.record import CARD_FILE, METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, RUN_FILE, RUN_HEADER
 
-REPLACED = ".replaced"  # where an old run waits until the new model is saved
+ASIDE = ".replaced"  # where an old run waits until the new model is saved
 
 # What a run writes to the top of its folder, and --overwrite replaces. Anything else there is left alone.
 _PRODUCTS = (
@@ -89,7 +89,7 @@ def set_aside(folder: Path) -> None:
     """Move what an earlier run wrote to the folder, and nothing else, out of the way; :func:`discard` deletes it."""
     if not is_run(folder):
         return
-    aside = folder / REPLACED
+    aside = folder / ASIDE
     aside.mkdir(exist_ok=True)
     checkpoints = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     for path in [*checkpoints, *(path for pattern in _PRODUCTS for path in folder.glob(pattern))]:
@@ -101,4 +101,4 @@ def set_aside(folder: Path) -> None:
 
 def discard(folder: Path) -> None:
     """Delete what :func:`set_aside` moved, once the new model is saved."""
-    shutil.rmtree(folder / REPLACED, ignore_errors=True)
+    shutil.rmtree(folder / ASIDE, ignore_errors=True)
