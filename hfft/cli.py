@@ -104,13 +104,15 @@ def _tasks(argv: Sequence[str]) -> int:
 
 
 def _demo(argv: Sequence[str]) -> int:
-    """Fine-tune, test and save a small model, offline."""
-    parser = _Parser(prog="hfft demo", description=_demo.__doc__)
-    parser.add_argument("--output_dir", default="hfft-demo", help="Folder to write to (default: hfft-demo).")
+    """Show, offline, what a pretrained backbone is worth on a few examples."""
+    parser = _Parser(prog="hfft demo", description=_demo.__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--task", help="image-classification (the default) or text-classification.")
+    parser.add_argument("--output_dir", help="Folder to write to (default: hfft-demo, and the task in it).")
     parser.add_argument("--overwrite", action="store_true", help="Replace the demo that output_dir holds.")
-    given = vars(parser.parse_args(argv))
-    _announce("demo")
-    _quiet_libraries()
+    parser.add_argument("--seed", type=_count, help="Another seed draws other examples (default: 0).")
+    parser.add_argument("--draws", type=_count, help="Draws of the training examples (default: 5).")
+    parser.add_argument("--model", metavar="FOLDER", help="Another backbone to compare with random weights.")
+    given = _parse(parser, argv)
     from hfft.demo import demo
 
     demo(**given)
@@ -197,8 +199,14 @@ def _model_parser(command: str, description: str | None) -> _Parser:
 
 
 def _positive_number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if _count(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no whole number")
     return int(text)
 
 
