@@ -188,6 +188,8 @@ def demo(
                     validation_size=0,  # nothing is chosen in these runs, and every example counts
                     save_strategy="no",
                     load_best_model_at_end=False,
+                    logging_strategy="steps",
+                    logging_steps=10,
                     **{**shown.settings, **getattr(shown, arm)},
                 )
             accuracy[arm].append(result.metrics["test_accuracy"])
