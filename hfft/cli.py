@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from hfft import __version__
 from hfft.errors import RunInterrupted, UserError, listed, nearest
-from hfft.terminal import is_first_process, make_console
+from hfft.terminal import is_first_process, make_console, print_layers
 
 DONE, USER_ERROR, INTERRUPTED, STOPPED = 0, 2, 75, 130  # an internal error is a traceback and 1
 
@@ -89,6 +89,36 @@ def _predict(argv: Sequence[str]) -> int:
     return DONE
 
 
+def _layers(argv: Sequence[str]) -> int:
+    """Show the layers of a model, and the rate and time at which each would train."""
+    parser = _Parser(prog="hfft layers", description=_layers.__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--model", required=True, help="Hub id or local folder; its weights are not read.")
+    parser.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
+    parser.add_argument("--trust_remote_code", action="store_true", help="Run the code that a repository brings along.")
+    parser.add_argument("--task", help="Registered task (default: what the model can do).")
+    parser.add_argument("--strategy", help="As for `hfft train`.")
+    for name in ("learning_rate", "head_learning_rate", "layer_decay"):
+        parser.add_argument(f"--{name}", type=float, help="As for `hfft train`.")
+    parser.add_argument("--layer_patterns", nargs="+", metavar="REGEX", help="As for `hfft train`.")
+    parser.add_argument("--output", metavar="F.png", help="Also draw the layers (.png, .svg or .pdf).")
+    given = _parse(parser, argv)
+    output = given.pop("output", None)
+    from hfft.inference import require_writable
+    from hfft.planning import plan_layers
+
+    if output is not None:
+        require_writable(Path(output), (".png", ".svg", ".pdf"))
+    plan = plan_layers(**given)
+    console = make_console()
+    print_layers(console, plan)
+    if output is not None:
+        from hfft.report.figures import draw_layers
+
+        draw_layers(plan, Path(output))
+        console.print(f"Drawn: {output}")
+    return DONE
+
+
 def _tasks(argv: Sequence[str]) -> int:
     """List the installed tasks."""
     _Parser(prog="hfft tasks", description=_tasks.__doc__).parse_args(argv)
@@ -123,6 +153,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "layers": _layers,
     "tasks": _tasks,
     "demo": _demo,
 }

@@ -160,7 +160,8 @@ def _make_trainer(
     strategy = load_strategy(args.strategy)
     rates = f"{args.learning_rate:g} for all layers"
     if uses_layerwise_rates(args) and args.layer_decay != 1:
-        groups = len(LayerStack.from_model(model))  # refuses a model that it cannot order before a folder is made
+        # refuses a model that it cannot order before a folder is made
+        groups = len(LayerStack.from_model(model, args.layer_patterns))
         rates = f"{args.head_learning_rate or args.learning_rate:g} for the head, decay {args.layer_decay:g} from "
         rates += f"{args.learning_rate:g} down {groups} layer groups"
     console.print(f"Strategy: {strategy.name} ({strategy.summary}); learning rate {rates}")

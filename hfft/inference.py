@@ -216,11 +216,11 @@ def _is_own_data(source: Source, run: dict[str, Any]) -> bool:
     return "data" in run and Path(str(run["data"])).resolve() == Path(source.origin).resolve()
 
 
-def require_writable(output: Path, suffixes: tuple[str, ...], inputs: Path) -> None:
+def require_writable(output: Path, suffixes: tuple[str, ...], inputs: Path | None = None) -> None:
     """Raise :class:`UserError` unless ``output`` can be written, before anything is computed."""
     if output.suffix.lower() not in suffixes:
         raise UserError(f"--output: '{output}' must end in {' or '.join(suffixes)}.")
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output: there is no folder '{output.parent}'.")
-    if output.is_dir() or output.resolve() == inputs.resolve():
+    if output.is_dir() or (inputs is not None and output.resolve() == inputs.resolve()):
         raise UserError(f"--output: '{output}' is a folder, or the input itself.")

@@ -33,8 +33,12 @@ def reading(what: str) -> Iterator[None]:
         raise UserError(f"--model: {what}: {_first_line(error)}") from error
 
 
-def load_config(arguments: ModelArguments) -> PretrainedConfig:
+def load_config(arguments: ModelArguments, *, weights: bool = True) -> PretrainedConfig:
     """Return the checkpoint's configuration.
+
+    Args:
+        arguments: where the checkpoint is.
+        weights: whether a local folder must hold weights too.
 
     Raises :class:`UserError` for a missing folder, a folder without ``config.json`` or without weights, and a Hub id
     that can be reached neither in the cache nor on the network.
@@ -42,7 +46,7 @@ def load_config(arguments: ModelArguments) -> PretrainedConfig:
     from transformers import AutoConfig
 
     model = arguments.model = _require_model(arguments.model)
-    _require_complete_folder(model)
+    _require_complete_folder(model, weights)
     with reading(f"'{model}' cannot be loaded"):
         return AutoConfig.from_pretrained(
             model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code
@@ -112,6 +116,20 @@ def load_classifier(
     return model
 
 
+def build_without_weights(auto_class: Any, arguments: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:
+    """Return the architecture that ``auto_class`` makes of the configuration, on the meta device where it can be."""
+    import torch
+
+    options = {"trust_remote_code": arguments.trust_remote_code}
+    config.num_labels = config.num_labels or 2  # timm's own checkpoints may have no classifier
+    with reading(f"'{arguments.model}' cannot be built"):
+        try:
+            with torch.device("meta"):
+                return auto_class.from_config(config, **options)
+        except (RuntimeError, NotImplementedError):  # some constructors compute with their tensors
+            return auto_class.from_config(config, **options)
+
+
 def _draw_anew(model: PreTrainedModel, names: list[str]) -> None:
     """Draw parameters of the head anew, where the loader kept those of other classes."""
     import torch
@@ -140,7 +158,7 @@ def _require_model(model: str | None) -> str:
     return str(expanded) if str(model).startswith("~") and expanded.exists() else str(model)
 
 
-def _require_complete_folder(model: str) -> None:
+def _require_complete_folder(model: str, weights: bool) -> None:
     """Check a local folder; a name that is no folder is left to the Hub unless it can only be a path."""
     folder = Path(model).expanduser()
     if not folder.exists():
@@ -151,7 +169,7 @@ def _require_complete_folder(model: str) -> None:
         raise UserError(f"--model: '{model}' is a file; wanted is a folder with config.json and model.safetensors.")
     if not (folder / "config.json").is_file():
         raise UserError(f"--model: the folder '{model}' has no config.json, so it is no model.")
-    if not any(folder.glob("*.safetensors")):
+    if weights and not any(folder.glob("*.safetensors")):
         pickled = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt*")]
         reason = f" ({listed(pickled)} may run code when it is loaded; convert it)" if pickled else ""
         raise UserError(f"--model: the folder '{model}' has no weights: no *.safetensors file{reason}.")

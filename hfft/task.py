@@ -99,6 +99,10 @@ class Task(ABC):
         Raises :class:`UserError` where the checkpoint is not complete.
         """
 
+    def architecture(self, arguments: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:
+        """Return the model that :meth:`load` would load, for its structure alone; its weights need not be there."""
+        return self.load(arguments, config, None)[0]
+
     @abstractmethod
     def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:
         """Return what turns a batch of raw examples into model inputs; without ``training`` deterministically,

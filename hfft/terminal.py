@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hfft.planning import LayerPlan
+
 
 def is_first_process() -> bool:
     """Say whether this process is the one that speaks and writes; before torch knows of ranks, and after."""
@@ -38,3 +40,24 @@ def print_metrics(console: Console, rows: list[dict[str, Any]], title: str) -> N
         baseline = f"{row['baseline']:.3f}" if row["baseline"] is not None else ""
         table.add_row(row["name"].replace("_", " "), f"{row['value']:.3f}", interval, baseline)
     console.print(table)
+
+
+def print_layers(console: Console, plan: LayerPlan) -> None:
+    """Print the layer groups of a model, input first."""
+    from rich.measure import Measurement
+    from rich.table import Table
+
+    table = Table(title=plan.title, title_justify="left")
+    table.add_column("layers, input first")
+    for header in ("parameters", "learning rate", "factor"):
+        table.add_column(header, justify="right")
+    table.add_column("trains")
+    for layer in plan.layers:
+        table.add_row(
+            layer.name, f"{layer.parameters:,}", f"{layer.learning_rate:.2e}", f"{layer.factor:.3g}", layer.trains
+        )
+    # names are to be read whole, also where the terminal then has to wrap the lines
+    console.width = max(console.width, Measurement.get(console, console.options.update(width=1000), table).maximum)
+    console.print(table)
+    for note in plan.notes:
+        console.print(note)

@@ -98,7 +98,7 @@ def _is_single_label(model: Any) -> bool:
 
 def uses_layerwise_rates(args: FineTuningArguments) -> bool:
     """Say whether the layers have learning rates of their own."""
-    wanted = args.layer_decay != 1 or args.head_learning_rate is not None
+    wanted = args.layer_decay != 1 or args.head_learning_rate is not None or args.layer_patterns is not None
     return wanted and load_strategy(args.strategy).layerwise
 
 
@@ -122,6 +122,7 @@ def layerwise_optimizer_from_arguments(args: FineTuningArguments) -> tuple[type,
         layer_decay=args.layer_decay,
         weight_decay=args.weight_decay,
         head_lr=args.head_learning_rate,
+        layer_patterns=args.layer_patterns,
         **arguments,
     )
 

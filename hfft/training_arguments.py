@@ -78,6 +78,13 @@ class FineTuningArguments(TrainingArguments):
     head_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the new head (default: learning_rate)."}
     )
+    layer_patterns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Order of the layers, for a model whose order cannot be derived: regular expressions of parameter "
+            "names, input first, head last; a (group) in one makes a layer of each text that it captures."
+        },
+    )
     augment: str = field(
         default="auto",
         metadata={"help": "Random changes to training inputs: auto, none, and for images light, medium, strong."},

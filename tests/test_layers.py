@@ -144,7 +144,7 @@ def test_shared_blocks_collapse_into_one_group():
 
 
 def test_a_model_without_blocks_is_an_error_that_shows_what_was_seen():
-    model = nn.Sequential()
-    model.add_module("first", nn.Bilinear(2, 2, 2))
-    with pytest.raises(UserError, match=r"cannot be ordered.*first \(Bilinear\).*layer_decay to 1"):
+    model = nn.Module()
+    model.add_module("first", nn.TransformerEncoderLayer(4, 2))
+    with pytest.raises(UserError, match=r"cannot be ordered.*first \(TransformerEncoderLayer\).*layer_decay to 1"):
         LayerStack.from_model(model)

@@ -6,7 +6,7 @@ the optimizer. So the groups are made from the model that is really trained, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ def layerwise_optimizer(
     layer_decay: float = 0.75,
     weight_decay: float = 0.0,
     head_lr: float | None = None,
+    layer_patterns: Sequence[str] | None = None,
     **optimizer_arguments: Any,
 ) -> tuple[type[LayerwiseOptimizerFactory], dict[str, Any]]:
     """Return the value for ``Trainer(optimizer_cls_and_kwargs=...)``.
@@ -50,12 +51,19 @@ def layerwise_optimizer(
         layer_decay: factor from one layer group to the next lower one.
         weight_decay: of the parameters that are decayed.
         head_lr: learning rate of the head, if it is not ``lr``.
+        layer_patterns: see :meth:`hfft.LayerStack.from_model`.
         **optimizer_arguments: what else the optimizer takes (``betas``, ``momentum``, ``fused``, ...).
 
     Raises:
         UserError: for a name that the registry does not know.
     """
-    groups = {"lr": lr, "layer_decay": layer_decay, "weight_decay": weight_decay, "head_lr": head_lr}
+    groups = {
+        "lr": lr,
+        "layer_decay": layer_decay,
+        "weight_decay": weight_decay,
+        "head_lr": head_lr,
+        "layer_patterns": layer_patterns,
+    }
     return LayerwiseOptimizerFactory, {
         "optimizer_class": _optimizer_class(optimizer) if isinstance(optimizer, str) else optimizer,
         "group_arguments": groups,

@@ -9,6 +9,7 @@ the head down is that of ELECTRA (arXiv:2003.10555) and BEiT (arXiv:2106.08254):
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -25,6 +26,7 @@ def layerwise_param_groups(
     layer_decay: float = 0.75,
     weight_decay: float = 0.0,
     head_lr: float | None = None,
+    layer_patterns: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Return parameter groups for ``torch.optim``, input first, head last, with the decayed rate in ``lr``.
 
@@ -39,17 +41,17 @@ def layerwise_param_groups(
         layer_decay: factor from one layer group to the next lower one; 1 gives all the same rate and needs no order.
         weight_decay: of the parameters that are decayed.
         head_lr: learning rate of the head, if it is not ``lr``.
+        layer_patterns: see :meth:`LayerStack.from_model`.
 
     Returns:
         dicts with ``params``, ``param_names``, ``lr``, ``weight_decay`` and ``layer`` (the layer group's name).
     """
     parameters = dict(model.named_parameters())
     exempt = _no_weight_decay(model)
-    stack = LayerStack.from_model(model) if layer_decay != 1 else LayerStack.trunk_and_head(model)
+    ordered = layer_decay != 1 or layer_patterns is not None
+    stack = LayerStack.from_model(model, layer_patterns) if ordered else LayerStack.trunk_and_head(model)
     groups = []
-    for depth, layer in enumerate(stack):
-        height = len(stack) - 1 - depth
-        rate = head_lr if height == 0 and head_lr is not None else lr * layer_decay**height
+    for layer, rate in zip(stack, layer_learning_rates(len(stack), lr, layer_decay, head_lr), strict=True):
         names = [name for name in layer.parameter_names if parameters[name].requires_grad]
         for decayed in (True, False):
             members = [
@@ -68,6 +70,12 @@ def layerwise_param_groups(
                     }
                 )
     return groups
+
+
+def layer_learning_rates(groups: int, lr: float, layer_decay: float, head_lr: float | None = None) -> list[float]:
+    """Return the peak learning rate of each layer group, input first: the formula at the top of this module."""
+    rates = [lr * layer_decay**height for height in reversed(range(groups))]
+    return rates if head_lr is None else [*rates[:-1], head_lr]
 
 
 def _no_weight_decay(model: nn.Module) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfft.loading import load_classifier, reading
+from hfft.loading import build_without_weights, load_classifier, reading
 from hfft.task import Collator, Encoder, Example, InputColumn, Task
 
 from .decoding import SUFFIXES, decode_image, image_problem
@@ -59,6 +59,12 @@ class ImageClassification(Task):
                 arguments.model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code
             )
         return load_classifier(AutoModelForImageClassification, arguments, config, class_names), processor
+
+    def architecture(self, arguments: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:
+        """Build the model of the configuration."""
+        from transformers import AutoModelForImageClassification
+
+        return build_without_weights(AutoModelForImageClassification, arguments, config)
 
     def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:
         """Pictures become ``pixel_values``, (3, height, width) each."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfft.errors import UserError
-from hfft.loading import load_classifier, reading
+from hfft.loading import build_without_weights, load_classifier, reading
 from hfft.task import Collator, Encoder, Example, InputColumn, Task
 
 if TYPE_CHECKING:
@@ -75,6 +75,12 @@ class TextClassification(Task):
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
         return model, tokenizer
+
+    def architecture(self, arguments: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:
+        """Build the model of the configuration."""
+        from transformers import AutoModelForSequenceClassification
+
+        return build_without_weights(AutoModelForSequenceClassification, arguments, config)
 
     def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:
         """Texts become token ids, cut to the tokenizer's ``model_max_length``."""

@@ -1,0 +1,85 @@
+"""What a run would train of a model, at which rate and when: seen before anything is loaded or trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hfft.errors import UserError
+from hfft.layers import LayerStack
+from hfft.loading import load_config
+from hfft.optim.param_groups import layer_learning_rates
+from hfft.parsing import split_settings, training_arguments
+from hfft.settling import task_defaults
+from hfft.strategies import load_strategy
+from hfft.task import Task, load_task, task_for_config
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """One group of the layer stack.
+
+    Attributes:
+        name: of the group.
+        parameters: how many numbers it holds.
+        learning_rate: its peak.
+        factor: its peak as a share of ``learning_rate``.
+        trains: when it starts to train.
+    """
+
+    name: str
+    parameters: int
+    learning_rate: float
+    factor: float
+    trains: str
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """The layers of a model, input first, and what is worth knowing about them."""
+
+    title: str
+    layers: tuple[PlannedLayer, ...]
+    notes: tuple[str, ...]
+
+
+def plan_layers(model: str, task: str | Task | None = None, **settings: Any) -> LayerPlan:
+    """Return the layer groups of a model with the rates that a run with these settings would give them.
+
+    Only the configuration is read, not the weights.
+
+    Args:
+        model: Hub id or local folder; of the latter ``config.json`` is enough.
+        task: left out, the model decides.
+        **settings: any field of ModelArguments and FineTuningArguments.
+
+    Raises:
+        UserError: for a model that cannot be ordered, or that no task or more than one task fits.
+    """
+    model_arguments, _, chosen = split_settings({"model": model, **settings})
+    config = load_config(model_arguments, weights=False)
+    known = load_task(task) if task is not None else task_for_config(config)
+    if not known.supports(config):
+        raise UserError(f"--model: '{model}' is a {config.model_type} model, which cannot do {known.name}.")
+    args = training_arguments({**task_defaults(known, chosen), **chosen})
+    strategy = load_strategy(args.strategy)
+    architecture = known.architecture(model_arguments, config)
+    stack = LayerStack.from_model(architecture, args.layer_patterns)
+    rates = layer_learning_rates(len(stack), args.learning_rate, args.layer_decay, args.head_learning_rate)
+    sizes = {name: parameter.numel() for name, parameter in architecture.named_parameters()}
+    layers = tuple(
+        PlannedLayer(
+            name=group.name,
+            parameters=sum(sizes[name] for name in group.parameter_names),
+            learning_rate=rate,
+            factor=rate / args.learning_rate,
+            trains="from step 1",
+        )
+        for group, rate in zip(stack, rates, strict=True)
+    )
+    total = sum(layer.parameters for layer in layers)
+    return LayerPlan(
+        title=f"{type(architecture).__name__}, {total / 1e6:.2f} million parameters; strategy {strategy.name}",
+        layers=layers,
+        notes=stack.notes,
+    )

@@ -1,0 +1,48 @@
+"""Pictures, drawn with matplotlib and without a display."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hfft.planning import LayerPlan
+
+_ROW = 0.24  # inches
+_BLUE, _GREY = "#2f6db5", "#9aa4b1"
+
+
+def draw_layers(plan: LayerPlan, path: Path) -> None:
+    """Draw the layer groups, input at the bottom: parameters of each, and peak learning rate on a log scale.
+
+    Raises ValueError for a suffix that matplotlib does not write.
+    """
+    from matplotlib.figure import Figure
+
+    names = [layer.name for layer in plan.layers]
+    places = range(len(names))
+    figure = Figure(figsize=(10, 1.6 + _ROW * len(names)), layout="constrained")
+    sizes, rates = figure.subplots(1, 2, sharey=True)
+    figure.suptitle(plan.title, fontsize=11)
+    sizes.barh(places, [layer.parameters for layer in plan.layers], color=_GREY)
+    sizes.set_xlabel("parameters")
+    sizes.set_xscale("log")
+    sizes.set_yticks(places, names, fontsize=8, family="monospace")
+    rates.plot([layer.learning_rate for layer in plan.layers], places, "o", color=_BLUE, markersize=5)
+    rates.hlines(places, 0, [layer.learning_rate for layer in plan.layers], color=_BLUE, linewidth=1, alpha=0.4)
+    rates.set_xscale("log")
+    rates.set_xlabel("peak learning rate")
+    for axes in (sizes, rates):
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylim(-0.7, len(names) - 0.3)
+    for place, layer in zip(places, plan.layers, strict=True):
+        rates.annotate(
+            f"\N{MULTIPLICATION SIGN}{layer.factor:.3g}, {layer.trains}",
+            (layer.learning_rate, place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+        )
+    figure.savefig(path, dpi=120)
