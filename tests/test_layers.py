@@ -8,7 +8,10 @@ import torch
 from torch import nn
 from transformers import (
     AlbertConfig,
+    AlbertForSequenceClassification,
     AutoModelForImageClassification,
+    BartConfig,
+    BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     DistilBertConfig,
@@ -133,14 +136,157 @@ def test_a_wrapped_timm_model_groups_as_the_plain_one(tiny_timm: Path):
 
 
 def test_shared_blocks_collapse_into_one_group():
-    from transformers import AlbertForSequenceClassification
-
     config = AlbertConfig(**SMALL, vocab_size=20, embedding_size=8)
     config.num_hidden_layers = 3
     model = AlbertForSequenceClassification(config)
     depth_of = LayerStack.from_model(model).depth_of()
     inner = [name for name in depth_of if "albert_layers" in name]
     assert len({depth_of[name] for name in inner}) == 1
+
+
+def bart() -> PreTrainedModel:
+    sizes = {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "vocab_size": 20, "pad_token_id": 1}
+    layers = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    return BartForSequenceClassification(BartConfig(**sizes, **layers))
+
+
+def test_an_encoder_stands_below_its_decoder_and_norms_of_embeddings_with_the_embeddings():
+    stack = LayerStack.from_model(bart())
+    names = [group.name for group in stack]
+    blocks = [f"model.{part}.layers.{index}" for part in ("encoder", "decoder") for index in (0, 1)]
+    assert [name for name in names if ".layers." in name] == blocks
+    assert "model.encoder.layernorm_embedding.weight" in stack[0].parameter_names  # registered behind the layers
+    before_decoder = stack[names.index("model.decoder.layers.0") - 1]
+    assert {"model.decoder.embed_positions.weight", "model.decoder.layernorm_embedding.weight"} <= {
+        *before_decoder.parameter_names
+    }
+
+
+def test_a_tied_parameter_is_grouped_once():
+    model = bart()
+    assert model.model.encoder.embed_tokens.weight is model.model.decoder.embed_tokens.weight
+    grouped = [name for group in LayerStack.from_model(model) for name in group.parameter_names]
+    assert sum("shared" in name or "embed_tokens" in name for name in grouped) == 1
+
+
+def test_shared_blocks_are_said_to_be_shared():
+    stack = LayerStack.from_model(AlbertForSequenceClassification(AlbertConfig(**SMALL, vocab_size=20)))
+    assert stack.notes == ("3 layers share the parameters of 1 block: one group each.",)
+    assert LayerStack.from_model(bert()).notes == ()
+
+
+def test_adapters_learn_with_the_blocks_that_they_are_in():
+    from peft import LoraConfig, get_peft_model
+
+    plain = LayerStack.from_model(bert())
+    model = get_peft_model(bert(), LoraConfig(target_modules=["query"], modules_to_save=["classifier"]))
+    stack = LayerStack.from_model(model)
+    assert [group.name for group in stack] == ["stem", *(f"base_model.model.{g.name}" for g in plain[1:-1]), "head"]
+    for index, group in enumerate(stack[1:-1]):
+        lora = [name for name in group.parameter_names if "lora_" in name]
+        assert len(lora) == 2
+        assert all(f"layer.{index}." in name for name in lora)
+    assert "base_model.model.classifier.modules_to_save.default.weight" in stack.head.parameter_names
+    assert not any("lora_" in name for name in stack.head.parameter_names)
+
+
+def test_a_base_model_without_a_head_is_ordered_too():
+    names = [group.name for group in LayerStack.from_model(vit().vit)]
+    assert names == ["stem", "layers.0", "layers.1", "layers.2"]
+
+
+def test_patterns_give_the_order_where_it_cannot_be_derived():
+    model = bert()
+    stack = LayerStack.from_model(model, ["embeddings", r"layer\.(\d+)\.", "pooler|classifier"])
+    derived = LayerStack.from_model(model)
+    assert [set(group.parameter_names) for group in stack] == [set(group.parameter_names) for group in derived]
+    assert stack.head.name == "head"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["embeddings", "classifier"], r"bert\.encoder\.layer\.0.*match no pattern"),
+        (["embeddings", r"layer\.(\d+)", "pooler|classifier", "decoder"], "No parameter matches decoder"),
+        (["(embeddings"], "no regular expression"),
+    ],
+)
+def test_patterns_that_do_not_fit_are_an_error(patterns, message):
+    with pytest.raises(UserError, match=message):
+        LayerStack.from_model(bert(), patterns)
+
+
+class Late(nn.Module):
+    """Registers its parts in another order than it uses them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+        self.norm = nn.LayerNorm(4)
+        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(4, 2) for _ in range(2))
+        self.embed = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.norm is None:
+            raise ValueError
+        x = self.features(x)
+        return self.head(self.norm(x))
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_the_code_of_forward_gives_the_order_not_the_registration():
+    stack = LayerStack.from_model(Late())
+    assert [group.name for group in stack] == ["stem", "blocks.0", "blocks.1", "head"]
+    assert stack[0].parameter_names == ("embed.weight", "embed.bias")
+    assert stack.head.parameter_names[-2:] == ("head.weight", "head.bias")
+
+
+class Grandchild(Late):
+    """Calls the forward of the class above it, and has a part that no code names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other_task = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)
+
+
+def test_inherited_code_is_read_and_what_no_code_names_stays_out_of_the_head():
+    stack = LayerStack.from_model(Grandchild())
+    assert [group.name for group in stack] == ["stem", "blocks.0", "blocks.1", "head"]
+    assert stack.head.parameter_names[-2:] == ("head.weight", "head.bias")
+    assert not any("other_task" in name for name in stack.head.parameter_names)
+
+
+class Interleaved(nn.Module):
+    """Stages whose parts stand in lists of their own, as in PVT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(4) for _ in range(2))
+        self.stages = nn.ModuleList(nn.ModuleList(nn.TransformerEncoderLayer(4, 2) for _ in range(2)) for _ in range(2))
+        self.merges = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for merge, stage, norm in zip(self.merges, self.stages, self.norms, strict=True):
+            x = merge(x)
+            for block in stage:
+                x = block(x)
+            x = norm(x)
+        return x
+
+
+def test_lists_that_one_loop_goes_through_together_take_turns():
+    stack = LayerStack.from_model(Interleaved())
+    names = [group.name for group in stack]
+    assert names == ["stem", "stages.0.0", "stages.0.1", "merges.1", "stages.1.0", "stages.1.1"]
+    assert "norms.1.weight" in stack[-1].parameter_names
 
 
 def test_a_model_without_blocks_is_an_error_that_shows_what_was_seen():

@@ -1,0 +1,6 @@
+"""LayerStack: any model as an ordered list of layer groups, from input to head."""
+
+from hfft.layers.heads import head_parameter_names
+from hfft.layers.stack import LayerGroup, LayerStack
+
+__all__ = ["LayerGroup", "LayerStack", "head_parameter_names"]

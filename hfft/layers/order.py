@@ -1,0 +1,173 @@
+"""The order in which the code of ``forward`` uses the parts of a module, read without running it."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+"""Modules that hold others in order and, but for a Sequential, are not called themselves."""
+
+
+def order_of_use(module: nn.Module) -> dict[str, bool]:
+    """Return own parameters and children in the order in which ``forward`` uses them, and whether it names them.
+
+    Lists that one loop goes through together give their elements in turns: ``norms.0, layers.0, norms.1, ...``.
+    """
+    registered = [*module._parameters, *(name for name, child in module._modules.items() if child is not None)]
+    if isinstance(module, CONTAINERS):
+        return dict.fromkeys(registered, True)
+    left = set(registered)
+    order: list[str] = []
+    uses = _Uses(module).parts
+    # lists are gone through, other modules called: `if self.norm is not None` is no use yet
+    called = {name for part in uses for name, is_called in part if is_called}
+    called -= {name for name, child in module._modules.items() if isinstance(child, CONTAINERS)}
+    for part in uses:
+        called_here = {name for name, is_called in part if is_called}
+        used = [name for name, is_called in part if is_called or name not in called | called_here]
+        # of mere mentions the last one counts: `len(self.blocks)` comes before `zip(self.norms, self.blocks)`
+        places = {name: used.index(name) if name in called_here else place for place, name in enumerate(used)}
+        names = sorted(left & places.keys(), key=places.__getitem__)
+        left -= set(names)
+        lists = {name: len(child) for name in names if isinstance(child := module._modules.get(name), nn.ModuleList)}
+        if len(lists) > 1:
+            turns = [f"{name}.{index}" for index in range(max(lists.values())) for name in lists if index < lists[name]]
+            first = min(names.index(name) for name in lists)
+            names = [*names[:first], *turns, *(name for name in names[first:] if name not in lists)]
+        order += names
+    # what the code does not name stays behind what it was registered behind
+    for index, name in enumerate(registered):
+        if name in left:
+            before = registered[index - 1] if index else None
+            after = [place + 1 for place, other in enumerate(order) if other.partition(".")[0] == before]
+            order.insert(max(after, default=0), name)
+    left.discard(str(getattr(module, "base_model_prefix", "")))  # often reached by getattr
+    return {name: name not in left or not any(uses) for name in order}  # code that cannot be read names nothing
+
+
+class _Uses(ast.NodeVisitor):
+    """Reads in the code of a module's ``forward`` which of its attributes are used, in the order of evaluation.
+
+    Methods of the module that it calls are read as well, and of ``if self.norm is None`` or ``if self.pre_norm`` only
+    the branch that is taken.
+
+    Attributes:
+        parts: (name, whether it is called) of each use, cut after each outermost loop.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parts: list[list[tuple[str, bool]]] = [[]]
+        self._module = module
+        self._depth = 0
+        self._read: set[Callable[..., Any]] = set()
+        self._follow(getattr(type(module), "forward", None))
+
+    def _follow(self, function: Any) -> None:
+        function = inspect.unwrap(function) if callable(function) else None
+        if inspect.isfunction(function) and function not in self._read:
+            self._read.add(function)
+            for statement in _statements(function):
+                self.visit(statement)
+
+    def _follow_super(self, name: str) -> None:
+        """Read the method of the nearest class that has not been read."""
+        methods = (inspect.unwrap(vars(cls)[name]) for cls in type(self._module).__mro__ if name in vars(cls))
+        self._follow(next((method for method in methods if method not in self._read), None))
+
+    def _use(self, name: str, called: bool) -> None:
+        method = inspect.getattr_static(type(self._module), name, None)
+        if inspect.isfunction(method):
+            self._follow(method)
+        else:
+            self.parts[-1].append((name, called))
+
+    def visit_Call(self, node: ast.Call) -> None:
+        """Take the arguments first: in ``self.head(self.norm(x))`` the norm is used first."""
+        for argument in (*node.args, *node.keywords):
+            self.visit(argument)
+        if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name | ast.Call):
+            if _is_self(node.func.value):
+                return self._use(node.func.attr, called=True)
+            if isinstance(node.func.value, ast.Call) and getattr(node.func.value.func, "id", None) == "super":
+                return self._follow_super(node.func.attr)
+        return self.visit(node.func)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        """Note what is read without a call, such as a list that is gone through."""
+        if _is_self(node.value):
+            self._use(node.attr, called=False)
+        else:
+            self.visit(node.value)
+
+    def visit_If(self, node: ast.If) -> None:
+        """Leave out the branch that is not taken."""
+        taken = self._truth(node.test)
+        branches = (node.body, node.orelse) if taken is None else ((node.body if taken else node.orelse),)
+        if taken is None:
+            self.visit(node.test)
+        for statement in (statement for branch in branches for statement in branch):
+            self.visit(statement)
+
+    def _truth(self, test: ast.expr) -> bool | None:
+        """Return whether ``self.name is None`` or ``self.name`` holds, or their negations; None of other tests."""
+        match test:
+            case ast.UnaryOp(ast.Not(), operand):
+                inner = self._truth(operand)
+                return None if inner is None else not inner
+            case ast.Compare(ast.Attribute(owner, name), [ast.Is() | ast.IsNot() as comparison], [ast.Constant(None)]):
+                if _is_self(owner) and self._has(name):
+                    return (getattr(self._module, name) is None) == isinstance(comparison, ast.Is)
+            case ast.Attribute(owner, name) if _is_self(owner) and self._has(name) and name != "training":
+                value = getattr(self._module, name)
+                return value if isinstance(value, bool) else None
+        return None
+
+    def _has(self, name: str) -> bool:
+        """Say whether the module itself holds an attribute; a property's code is not to be run."""
+        held = vars(self._module)
+        return name in held or any(name in held[kind] for kind in ("_modules", "_parameters", "_buffers"))
+
+    def visit_For(self, node: ast.For | ast.While) -> None:
+        """Cut after the loop."""
+        self._loop(node.iter if isinstance(node, ast.For) else node.test, *node.body, *node.orelse)
+
+    def visit_While(self, node: ast.While) -> None:
+        """Cut after the loop."""
+        self.visit_For(node)
+
+    def visit_ListComp(self, node: ast.ListComp | ast.GeneratorExp) -> None:
+        """Take what is gone through first, and cut after it."""
+        self._loop(*node.generators, node.elt)
+
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> None:
+        """As for a list."""
+        self.visit_ListComp(node)
+
+    def _loop(self, *nodes: ast.AST) -> None:
+        self._depth += 1
+        for node in nodes:
+            self.visit(node)
+        self._depth -= 1
+        if self._depth == 0:  # a loop within a loop is no end
+            self.parts.append([])
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
+
+
+@functools.lru_cache(maxsize=512)
+def _statements(function: Callable[..., Any]) -> list[ast.stmt]:
+    """Return the body of a function, empty where its source is not there."""
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return []
+    return definition.body if isinstance(definition, ast.FunctionDef) else []
