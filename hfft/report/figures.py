@@ -18,6 +18,7 @@ def draw_layers(plan: LayerPlan, path: Path) -> None:
     Raises ValueError for a suffix that matplotlib does not write.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     names = [layer.name for layer in plan.layers]
     places = range(len(names))
@@ -28,9 +29,13 @@ def draw_layers(plan: LayerPlan, path: Path) -> None:
     sizes.set_xlabel("parameters")
     sizes.set_xscale("log")
     sizes.set_yticks(places, names, fontsize=8, family="monospace")
-    rates.plot([layer.learning_rate for layer in plan.layers], places, "o", color=_BLUE, markersize=5)
-    rates.hlines(places, 0, [layer.learning_rate for layer in plan.layers], color=_BLUE, linewidth=1, alpha=0.4)
+    peaks = [layer.learning_rate for layer in plan.layers]
+    rates.plot(peaks, places, "o", color=_BLUE, markersize=5)
+    rates.hlines(places, 0, peaks, color=_BLUE, linewidth=1, alpha=0.4)
     rates.set_xscale("log")
+    rates.xaxis.set_major_locator(LogLocator(subs=(1,) if max(peaks) > 30 * min(peaks) else (1, 2, 5)))
+    rates.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
+    rates.xaxis.set_minor_formatter(NullFormatter())
     rates.set_xlabel("peak learning rate")
     for axes in (sizes, rates):
         axes.grid(axis="x", alpha=0.3)
