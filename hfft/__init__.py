@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hfft.arguments import DataArguments, ModelArguments
+    from hfft.callbacks import GradualUnfreezing
     from hfft.errors import UserError
     from hfft.finetuning import FineTuneResult, finetune
+    from hfft.freezing import UnfreezeSchedule
     from hfft.inference import EvaluationResult, evaluate, predict
     from hfft.layers import LayerGroup, LayerStack
     from hfft.optim import layerwise_optimizer, layerwise_param_groups
@@ -30,6 +32,7 @@ _MODULE_OF = {
     "FineTuneResult": "finetuning",
     "FineTuningArguments": "training_arguments",
     "FineTuningTrainer": "trainer",
+    "GradualUnfreezing": "callbacks",
     "InputColumn": "task",
     "LayerGroup": "layers",
     "LayerStack": "layers",
@@ -37,6 +40,7 @@ _MODULE_OF = {
     "RunRecord": "record",
     "Strategy": "strategies",
     "Task": "task",
+    "UnfreezeSchedule": "freezing",
     "UserError": "errors",
     "evaluate": "inference",
     "finetune": "finetuning",
@@ -55,6 +59,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "FineTuneResult",
     "FineTuningArguments",
     "FineTuningTrainer",
+    "GradualUnfreezing",
     "InputColumn",
     "LayerGroup",
     "LayerStack",
@@ -62,6 +67,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "RunRecord",
     "Strategy",
     "Task",
+    "UnfreezeSchedule",
     "UserError",
     "evaluate",
     "finetune",

@@ -196,7 +196,7 @@ def _make_trainer(
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if not args.disable_tqdm:
-        trainer.add_callback(TrainingProgress(console, task.metrics[0]))
+        trainer.add_callback(TrainingProgress(console, task.metrics[0], trainer.unfreezing))
     return trainer
 
 

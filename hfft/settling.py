@@ -16,8 +16,9 @@ from hfft.data import LabelledData
 from hfft.errors import UserError, listed, nearest
 from hfft.evaluation import compute_metrics
 from hfft.evaluation.metrics import LOWER_IS_BETTER
+from hfft.optim.schedules import FOLLOW_METRICS, schedule_factor
 from hfft.task import Task
-from hfft.training_arguments import FineTuningArguments, enough_epochs
+from hfft.training_arguments import FineTuningArguments, enough_epochs, schedule_name
 
 # What another version of hfft might choose otherwise stands in run.yaml, also where nobody asked for it.
 _RECORDED_DEFAULTS = (
@@ -31,7 +32,7 @@ _RECORDED_DEFAULTS = (
         "warmup_steps",
         "seed",
     ),
-    *("per_device_train_batch_size", "augment", "freeze_batch_norm"),
+    *("per_device_train_batch_size", "augment", "freeze_batch_norm", "lr_scheduler_type"),
 )
 
 
@@ -115,8 +116,12 @@ def _plain(value: Any) -> Any:
 
 def require_schedule(args: FineTuningArguments) -> None:
     """Build the learning-rate schedule on trial: the Trainer does it when the folder is made already."""
+    name, options = schedule_name(args), args.lr_scheduler_kwargs
+    if name not in FOLLOW_METRICS:
+        schedule_factor(name, 10, 1, options)
+        return
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     try:
-        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, args.lr_scheduler_kwargs)
+        get_scheduler(name, optimizer, 1, 10, options)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"--lr_scheduler_type: {error}. See lr_scheduler_kwargs.") from error

@@ -15,15 +15,21 @@ class Strategy:
         name: what ``--strategy`` says.
         summary: one line for people.
         layerwise: whether the learning rate falls from the head down by ``layer_decay``.
+        gradual: whether the layers thaw one after the other, the head first.
     """
 
     name: str
     summary: str
     layerwise: bool
+    gradual: bool = False
 
 
 STRATEGIES = {
-    strategy.name: strategy for strategy in (Strategy("full", "all layers from the first step", layerwise=True),)
+    strategy.name: strategy
+    for strategy in (
+        Strategy("full", "all layers from the first step", layerwise=True),
+        Strategy("gradual", "the head first, then layer by layer from the top", layerwise=True, gradual=True),
+    )
 }
 DEFAULT_STRATEGY = "full"
 

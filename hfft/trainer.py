@@ -7,15 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import EarlyStoppingCallback, Trainer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from hfft.callbacks.early_stopping import EarlyStopping
+from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 from hfft.errors import UserError
+from hfft.freezing import put_frozen_in_eval_mode, select_parameters
+from hfft.layers import LayerStack
 from hfft.objectives import cross_entropy
-from hfft.optim import layerwise_optimizer
+from hfft.optim import layerwise_optimizer, schedule_factor
+from hfft.optim.schedules import SCHEDULES
 from hfft.strategies import load_strategy
-from hfft.training_arguments import FineTuningArguments
+from hfft.training_arguments import FineTuningArguments, schedule_name
 
 _SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
@@ -24,6 +31,7 @@ class FineTuningTrainer(Trainer):
     """A Trainer that reads :class:`FineTuningArguments`; everything else is the Trainer's own."""
 
     args: FineTuningArguments
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
 
     def __init__(self, model: Any = None, args: FineTuningArguments | None = None, **kwargs: Any) -> None:
         args = args if args is not None else FineTuningArguments()
@@ -32,9 +40,16 @@ class FineTuningTrainer(Trainer):
             kwargs["optimizer_cls_and_kwargs"] = layerwise_optimizer_from_arguments(args)
         if kwargs.get("compute_loss_func") is None and _is_single_label(model):
             kwargs["compute_loss_func"] = self._classification_loss
+        if args.freeze and model is not None:
+            freeze_for_good(model, args)  # before the optimizer is made, which holds what can train
         super().__init__(model=model, args=args, **kwargs)
+        self.unfreezing = next((c for c in self.callback_handler.callbacks if isinstance(c, GradualUnfreezing)), None)
+        if self.unfreezing is None and load_strategy(args.strategy).gradual:
+            self.unfreezing = GradualUnfreezing(args.epochs_per_group, layer_patterns=args.layer_patterns)
+            self.add_callback(self.unfreezing)
         if args.early_stopping_patience is not None and self.eval_dataset is not None:
-            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+            self.add_callback(EarlyStopping(args.early_stopping_patience, self.unfreezing))
+        self._rates: dict[str, float] = {}  # of each layer in the last step
 
     def _classification_loss(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
@@ -50,11 +65,44 @@ class FineTuningTrainer(Trainer):
         The Trainer enters this context before each forward pass, after it has put the whole model into train mode;
         a callback would come too early.
         """
+        if self.model.training:
+            put_frozen_in_eval_mode(self.model)
         if self.args.freeze_batch_norm:
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return super().compute_loss_context_manager()
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Make the schedule, also those that transformers lacks."""
+        name = schedule_name(self.args)
+        if self.lr_scheduler is None and name in SCHEDULES:
+            factor = schedule_factor(name, num_training_steps, options=self.args.lr_scheduler_kwargs)
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True  # as the Trainer does: a second train() makes a new one
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _get_learning_rate(self) -> float:
+        """Return the head's rate in the step that was just made, and keep those of the other layers for the log.
+
+        The Trainer reads the first group's, which with layer-wise rates is that of the stem.
+        """
+        rate = super()._get_learning_rate()
+        groups = self.optimizer.param_groups if self.optimizer is not None else []
+        if self.lr_scheduler is None or not any("layer" in group for group in groups):
+            return rate
+        step = self.state.global_step
+        factors = self.unfreezing.rate_factors(self.optimizer, step) if self.unfreezing else [1.0] * len(groups)
+        self._rates = {group["layer"]: group["lr"] * factor for group, factor in zip(groups, factors, strict=True)}
+        return list(self._rates.values())[-1]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as the Trainer does, and beside ``learning_rate``, which is the head's, that of every layer group."""
+        if "learning_rate" in logs:
+            logs |= {f"lr/{layer}": rate for layer, rate in self._rates.items()}
+        super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save model and processor as the Trainer does, without the pickled arguments beside them."""
@@ -94,6 +142,13 @@ def _is_single_label(model: Any) -> bool:
     config = getattr(model, "config", None)
     problem = getattr(config, "problem_type", None)
     return problem == "single_label_classification" or (problem is None and getattr(config, "num_labels", 2) > 1)
+
+
+def freeze_for_good(model: nn.Module, args: FineTuningArguments) -> None:
+    """Keep what ``args.freeze`` names from ever training."""
+    stack = LayerStack.from_model(model, args.layer_patterns)
+    for name in select_parameters(model, stack, args.freeze or []):
+        model.get_parameter(name).requires_grad_(False)
 
 
 def uses_layerwise_rates(args: FineTuningArguments) -> bool:

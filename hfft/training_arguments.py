@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from hfft.arguments import require_range
 from hfft.errors import UserError
+from hfft.optim.schedules import SCHEDULES, require_known
 from hfft.strategies import DEFAULT_STRATEGY, load_strategy
 
 # Fields of TrainingArguments that a run of hfft has no use for, and what to use instead.
@@ -38,6 +39,7 @@ _RANGES: dict[str, dict[str, Any]] = {
     "layer_decay": {"low": 0, "high": 1, "low_included": False},
     "weight_decay": {"low": 0},
     "num_train_epochs": {"low": 0, "low_included": False},
+    "epochs_per_group": {"low": 0, "low_included": False},
     "early_stopping_patience": {"low": 1},
     "per_device_train_batch_size": {"low": 1},
     "per_device_eval_batch_size": {"low": 1},
@@ -66,7 +68,10 @@ class FineTuningArguments(TrainingArguments):
     output_dir: str | None = field(default="out", metadata={"help": "Folder that the run is written to."})
     strategy: str = field(
         default=DEFAULT_STRATEGY,
-        metadata={"help": "How the model is trained: full (all layers, layer-wise rates)."},
+        metadata={
+            "help": "What is trained when: full (all layers from the first step) or gradual (the head first, then "
+            "layer by layer from the top)."
+        },
     )
     layer_decay: float = field(
         default=0.75,
@@ -77,6 +82,20 @@ class FineTuningArguments(TrainingArguments):
     )
     head_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the new head (default: learning_rate)."}
+    )
+    epochs_per_group: float | None = field(
+        default=None,
+        metadata={
+            "help": "With strategy gradual: epochs until the next layer group thaws, fractions allowed (default: all "
+            "are thawed by half of the run)."
+        },
+    )
+    freeze: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What never trains: a number of layer groups from the input, names of layer groups (see `hfft "
+            "layers`), or regular expressions of parameter names."
+        },
     )
     layer_patterns: list[str] | None = field(
         default=None,
@@ -118,6 +137,13 @@ class FineTuningArguments(TrainingArguments):
     learning_rate: float = field(
         default=2e-4, metadata={"help": "Peak learning rate of the head (default: what suits the task)."}
     )
+    lr_scheduler_type: str = field(
+        default="linear",
+        metadata={
+            "help": "Learning-rate schedule: linear, cosine, cosine_with_restarts, constant, ... of transformers, or "
+            "slanted_triangular, one_cycle, triangular, triangular2, exp_range; options in lr_scheduler_kwargs."
+        },
+    )
     num_train_epochs: float = field(
         default=5.0,
         metadata={"help": "Passes over the training split (default: 5, or as many as make 400 steps, at most 40)."},
@@ -150,7 +176,8 @@ class FineTuningArguments(TrainingArguments):
         for f in dataclasses.fields(self):
             if isinstance(getattr(self, f.name), float):
                 require_range(self, f.name)
-        load_strategy(self.strategy)
+        if self.epochs_per_group is not None and not load_strategy(self.strategy).gradual:
+            raise UserError(f"epochs_per_group has no place in the strategy '{self.strategy}': it belongs to gradual.")
         if self.resume and self.overwrite:
             raise UserError("resume and overwrite exclude each other: go on with the old run, or replace it?")
         if not torch.accelerator.is_available():
@@ -158,11 +185,23 @@ class FineTuningArguments(TrainingArguments):
             self.use_cpu = True
         if self.use_cpu:
             self.dataloader_pin_memory = False
+        schedule = schedule_name(self)
+        require_known(schedule)
+        own_schedule = schedule in SCHEDULES
+        if own_schedule:
+            self.lr_scheduler_type = "linear"  # transformers converts the name to an enumeration of its own
         super().__post_init__()
+        if own_schedule:
+            self.lr_scheduler_type = schedule
         require_one_world(int(os.environ.get("WORLD_SIZE", "1")), self.world_size)
         if self.n_gpu > 1:
             # One process that feeds several GPUs (DataParallel) is slower than one GPU more often than not.
             self._n_gpu = 1
+
+
+def schedule_name(args: TrainingArguments) -> str:
+    """Return the name of the learning-rate schedule, which transformers keeps as an enumeration."""
+    return str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
 
 
 FEWEST_STEPS = 400

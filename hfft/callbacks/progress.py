@@ -16,6 +16,8 @@ from rich.progress import (
 )
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
+
 
 def progress_bar(console: Console) -> Progress:
     """Return a bar that disappears when it is done; where the console is no terminal nothing is drawn."""
@@ -34,8 +36,9 @@ def progress_bar(console: Console) -> Progress:
 class TrainingProgress(TrainerCallback):
     """Shows steps, epoch and losses on a rich console; quiet on every process but the first."""
 
-    def __init__(self, console: Console, headline_metric: str) -> None:
+    def __init__(self, console: Console, headline_metric: str, unfreezing: GradualUnfreezing | None = None) -> None:
         self._console = console
+        self._unfreezing = unfreezing
         self._metric = headline_metric
         self._bar: Progress | None = None
         self._row: TaskID | None = None
@@ -49,6 +52,17 @@ class TrainingProgress(TrainerCallback):
             self._bar = progress_bar(self._console)
             self._row = self._bar.add_task("Training", total=state.max_steps, completed=state.global_step)
             self._bar.start()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say what trains, where that changes."""
+        if self._bar is None or self._row is None or self._unfreezing is None:
+            return
+        trains = self._unfreezing.describe(state.global_step)
+        self._bar.update(self._row, description=f"Training ({trains})")
+        if self._unfreezing.thaws_at(state.global_step):
+            self._console.print(f"  epoch {state.epoch or 0:.4g}/{args.num_train_epochs:g}  {trains} from here on")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move on."""

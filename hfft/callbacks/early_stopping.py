@@ -1,0 +1,39 @@
+"""Early stopping whose patience survives a resume and starts anew when layers thaw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import EarlyStoppingCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Stops when ``patience`` evaluations in a row have brought no improvement.
+
+    Args:
+        patience: evaluations.
+        unfreezing: at each of its thaws the count starts anew, for the new layers warm up first.
+    """
+
+    def __init__(self, patience: int, unfreezing: GradualUnfreezing | None = None) -> None:
+        super().__init__(early_stopping_patience=patience)
+        self._unfreezing = unfreezing
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Go on with the count of the checkpoint, which the Trainer restores only where it is asked to."""
+        super().on_train_begin(args, state, control, **kwargs)
+        stored = (state.stateful_callbacks or {}).get(type(self).__name__)
+        stored = stored[0] if isinstance(stored, list) else stored
+        if stored and state.global_step > 0:
+            self.early_stopping_patience_counter = stored["attributes"]["early_stopping_patience_counter"]
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count from zero where a layer group thaws."""
+        if self._unfreezing is not None and self._unfreezing.thaws_at(state.global_step):
+            self.early_stopping_patience_counter = 0

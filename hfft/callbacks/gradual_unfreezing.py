@@ -1,0 +1,264 @@
+"""GradualUnfreezing: the head first, then layer group by layer group from the top; also in a stock ``Trainer``."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from hfft.errors import UserError, listed
+from hfft.freezing import UnfreezeSchedule, put_frozen_in_eval_mode
+from hfft.layers import LayerStack
+
+logger = logging.getLogger(__name__)
+
+THAWED_BY = 0.5
+"""Share of the run by which everything is thawed, unless the length of the stages is given."""
+
+
+class GradualUnfreezing(TrainerCallback, ExportableState):
+    """Freezes all layer groups but the head when training begins, and thaws them from the top down.
+
+    What is frozen in a step follows from the step alone, so a resumed run goes on as the first one would have. The
+    parameters must require gradients when the trainer is made, so that the optimizer holds them from the start (and
+    DistributedDataParallel their buckets): the callback freezes them when training begins, and leaves them trainable
+    when it ends. Frozen modules run in eval mode. A group's learning rate is 0 while it is frozen and rises to its
+    full value over ``rewarm_steps`` after its thaw.
+
+    Args:
+        epochs_per_group: length of a stage in epochs, fractions allowed; left out, everything is thawed by half of
+            the run.
+        steps_per_group: or its length in optimizer steps.
+        groups_per_stage: how many groups thaw together.
+        start_steps: or the step at which each group thaws, head first (its step is 0); groups left out never train.
+        start_epochs: or the epoch at which each group thaws, head first.
+        rewarm_steps: steps over which a group's rate rises after its thaw; 0 gives it its full rate at once.
+        layer_patterns: see :meth:`hfft.LayerStack.from_model`.
+
+    Raises:
+        UserError: for values that exclude each other; when training begins, for parameters that the optimizer does not
+            hold, a checkpoint that was made with another schedule, and reentrant activation checkpointing, under which
+            a thawed layer would silently not train.
+    """
+
+    def __init__(
+        self,
+        epochs_per_group: float | None = None,
+        steps_per_group: float | None = None,
+        groups_per_stage: int = 1,
+        start_steps: Sequence[int] | None = None,
+        start_epochs: Sequence[float] | None = None,
+        rewarm_steps: int = 10,
+        layer_patterns: Sequence[str] | None = None,
+    ) -> None:
+        lengths = {
+            "epochs_per_group": epochs_per_group,
+            "steps_per_group": steps_per_group,
+            "start_steps": start_steps,
+            "start_epochs": start_epochs,
+        }
+        given = [name for name, value in lengths.items() if value is not None]
+        if len(given) > 1:
+            raise UserError(f"GradualUnfreezing takes one of {listed(lengths)}, got {listed(given)}.")
+        for name, value in (("epochs_per_group", epochs_per_group), ("steps_per_group", steps_per_group)):
+            if value is not None and not value > 0:
+                raise UserError(f"{name} must be more than 0, got {value}.")
+        if groups_per_stage < 1 or rewarm_steps < 0:
+            raise UserError("groups_per_stage must be at least 1 and rewarm_steps at least 0.")
+        self._epochs_per_group = epochs_per_group
+        self._steps_per_group = steps_per_group
+        self._start_steps = start_steps
+        self._start_epochs = start_epochs
+        self._groups_per_stage = groups_per_stage
+        self._rewarm_steps = rewarm_steps
+        self._patterns = layer_patterns
+        self.stack: LayerStack | None = None
+        self.schedule: UnfreezeSchedule | None = None
+        self._members: list[list[nn.Parameter]] = []
+        self._group_of: dict[int, int] = {}  # id of a parameter -> index of its group
+        self._hook: RemovableHandle | None = None
+        self._scheduled: list[float] | None = None  # rates of the optimizer's groups before ours were applied
+
+    def build_schedule(self, groups: int, total_steps: int, epochs: float) -> UnfreezeSchedule:
+        """Return the schedule for a model of so many groups and a run of so many steps and epochs."""
+        steps_per_epoch = total_steps / epochs
+        starts = self._start_steps
+        if self._start_epochs is not None:
+            starts = [round(epoch * steps_per_epoch) for epoch in self._start_epochs]
+        if starts is not None:
+            return UnfreezeSchedule.at_steps(groups, starts, self._rewarm_steps)
+        if self._steps_per_group is not None:
+            stage = self._steps_per_group
+        elif self._epochs_per_group is not None:
+            stage = self._epochs_per_group * steps_per_epoch
+        else:
+            stages = math.ceil((groups - 1) / self._groups_per_stage)
+            stage = THAWED_BY * total_steps / max(1, stages)
+        return UnfreezeSchedule.in_stages(groups, stage, self._groups_per_stage, self._rewarm_steps)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Order the layers, check that all of them can be trained, and freeze what is frozen now."""
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        _require_plain_checkpointing(args, model)
+        parameters = dict(model.named_parameters())
+        stack = LayerStack.from_model(model, self._patterns)
+        # what does not require a gradient now is frozen for good, by its owner
+        members = [[parameters[name] for name in group.parameter_names] for group in stack]
+        self._members = [[parameter for parameter in group if parameter.requires_grad] for group in members]
+        self._group_of = {id(parameter): index for index, group in enumerate(self._members) for parameter in group}
+        _require_in_optimizer(stack, self._members, optimizer)
+        self.stack = stack
+        self.schedule = self.build_schedule(len(stack), state.max_steps, state.num_train_epochs)
+        self._require_same_schedule(state)
+        for group in self.schedule.never(state.max_steps):
+            if self._members[group]:
+                logger.warning("Layer group %s never trains: its turn would come after the run.", stack[group].name)
+        self._apply(state.global_step)
+        if self._hook is None:
+            self._hook = model.register_forward_pre_hook(_freeze_modes)
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Thaw what is due, and give each group the rate of this step."""
+        assert self.schedule is not None
+        assert self.stack is not None
+        step = state.global_step
+        self._apply(step)
+        if thawed := self.schedule.thaws_at(step):
+            names = listed([self.stack[group].name for group in reversed(thawed)])
+            logger.info("Step %d: %s thaws; %s", step, names, self.describe(step))
+        groups = kwargs["optimizer"].param_groups
+        self._scheduled = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] = group["lr"] * self._factor(group, step)
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Give the schedule its own rates back: some schedules compute the next rate from the last."""
+        if self._scheduled is not None:
+            for group, rate in zip(kwargs["optimizer"].param_groups, self._scheduled, strict=True):
+                group["lr"] = rate
+            self._scheduled = None
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave everything trainable that was so before."""
+        self.release()
+
+    def release(self) -> None:
+        """Thaw everything, also where training ended with an error."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        for parameter in (parameter for group in self._members for parameter in group):
+            parameter.requires_grad_(True)
+
+    def describe(self, step: int) -> str:
+        """Return how many layer groups train in a step, for people."""
+        assert self.schedule is not None
+        trained = sum(self.schedule.trains(group, step) for group in range(len(self._members)))
+        return f"{trained} of {len(self._members)} layer groups train"
+
+    def rate_factors(self, optimizer: Any, step: int) -> list[float]:
+        """Return what the schedule's rate of each of the optimizer's groups is multiplied by in a step."""
+        return [self._factor(group, step) for group in optimizer.param_groups]
+
+    def thaws_at(self, step: int) -> bool:
+        """Say whether a group thaws at this step."""
+        return self.schedule is not None and bool(self.schedule.thaws_at(step))
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, for a resumed run to be compared with."""
+        kept: dict[str, Any] = {}
+        if self.schedule is not None and self.stack is not None:
+            kept = {
+                "starts": dict(zip((group.name for group in self.stack), self.schedule.starts, strict=True)),
+                "rewarm_steps": self.schedule.rewarm_steps,
+            }
+        return {"args": {}, "attributes": {"kept": kept}}
+
+    def _apply(self, step: int) -> None:
+        assert self.schedule is not None
+        for index, group in enumerate(self._members):
+            trains = self.schedule.trains(index, step)
+            for parameter in group:
+                if parameter.requires_grad != trains:
+                    parameter.requires_grad_(trains)
+
+    def _factor(self, group: dict[str, Any], step: int) -> float:
+        """An optimizer's group may hold parameters of several layer groups: frozen ones have no gradient, so the
+        factor is that of the layer group which trains longest."""
+        assert self.schedule is not None
+        indices = {self._group_of[id(parameter)] for parameter in group["params"] if id(parameter) in self._group_of}
+        return max((self.schedule.factor(index, step) for index in indices), default=1.0)
+
+    def _require_same_schedule(self, state: TrainerState) -> None:
+        stored = (state.stateful_callbacks or {}).get(type(self).__name__)
+        stored = stored[0] if isinstance(stored, list) else stored
+        before = (stored or {}).get("attributes", {}).get("kept") or {}
+        now = self.state()["attributes"]["kept"]
+        if state.global_step == 0 or not before or before == now:
+            return
+        old, new = before.get("starts", {}), now["starts"]
+        differing = [
+            f"{name} from step {old.get(name)} there, {new.get(name)} now"
+            for name in {**old, **new}
+            if old.get(name) != new.get(name)
+        ] or [f"rewarm_steps {before.get('rewarm_steps')} there, {now['rewarm_steps']} now"]
+        raise UserError(
+            f"The checkpoint was made with another unfreezing schedule: {listed(differing, 4)}. Resume with the same "
+            "number of epochs, batch size and unfreezing, or start afresh."
+        )
+
+
+def _freeze_modes(model: nn.Module, inputs: Any) -> None:
+    """Before each forward pass: the Trainer has just put the whole model into train mode."""
+    if model.training:
+        put_frozen_in_eval_mode(model)
+
+
+def _require_in_optimizer(stack: LayerStack, members: list[list[nn.Parameter]], optimizer: Any) -> None:
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [
+        group.name
+        for group, parameters in zip(stack, members, strict=True)
+        if any(id(parameter) not in held for parameter in parameters)
+    ]
+    if missing:
+        raise UserError(
+            f"The optimizer does not hold the parameters of {listed(missing)}, so they would never train. Leave all "
+            "parameters trainable until the trainer has made its optimizer; GradualUnfreezing freezes them."
+        )
+    if not any(members):
+        raise UserError("No parameter requires a gradient, so there is nothing to unfreeze.")
+
+
+def _require_plain_checkpointing(args: TrainingArguments, model: nn.Module) -> None:
+    """Refuse reentrant activation checkpointing: with frozen layers below, a block gets no gradient at all."""
+    options = getattr(args, "gradient_checkpointing_kwargs", None) or getattr(
+        args, "activation_checkpointing_kwargs", None
+    )
+    if (options or {}).get("use_reentrant") is True:
+        raise UserError(
+            "Gradual unfreezing needs activation checkpointing without use_reentrant: with it, thawed layers above "
+            "frozen ones would silently not train."
+        )
