@@ -97,9 +97,10 @@ def _layers(argv: Sequence[str]) -> int:
     parser.add_argument("--trust_remote_code", action="store_true", help="Run the code that a repository brings along.")
     parser.add_argument("--task", help="Registered task (default: what the model can do).")
     parser.add_argument("--strategy", help="As for `hfft train`.")
-    for name in ("learning_rate", "head_learning_rate", "layer_decay"):
+    for name in ("learning_rate", "head_learning_rate", "layer_decay", "epochs_per_group"):
         parser.add_argument(f"--{name}", type=float, help="As for `hfft train`.")
-    parser.add_argument("--layer_patterns", nargs="+", metavar="REGEX", help="As for `hfft train`.")
+    for name in ("freeze", "layer_patterns"):
+        parser.add_argument(f"--{name}", nargs="+", metavar="REGEX", help="As for `hfft train`.")
     parser.add_argument("--output", metavar="F.png", help="Also draw the layers (.png, .svg or .pdf).")
     given = _parse(parser, argv)
     output = given.pop("output", None)

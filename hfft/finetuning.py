@@ -21,6 +21,7 @@ from hfft.evaluation import class_frequencies, summarize
 from hfft.evaluation.metrics import softmax
 from hfft.layers import LayerStack
 from hfft.loading import load_config
+from hfft.optim import layerwise_param_groups
 from hfft.parsing import split_settings, training_arguments
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
@@ -28,7 +29,7 @@ from hfft.settling import Measure, measure_function, require_schedule, rerunnabl
 from hfft.strategies import load_strategy
 from hfft.task import Task, installed_tasks, load_task
 from hfft.terminal import is_first_process, make_console, print_metrics
-from hfft.trainer import FineTuningTrainer, uses_layerwise_rates
+from hfft.trainer import FineTuningTrainer, group_arguments, uses_layerwise_rates
 from hfft.training_arguments import FineTuningArguments
 
 
@@ -159,8 +160,9 @@ def _make_trainer(
 ) -> FineTuningTrainer:
     strategy = load_strategy(args.strategy)
     rates = f"{args.learning_rate:g} for all layers"
+    if uses_layerwise_rates(args):
+        layerwise_param_groups(model, **group_arguments(args))  # what does not fit is refused before a folder is made
     if uses_layerwise_rates(args) and args.layer_decay != 1:
-        # refuses a model that it cannot order before a folder is made
         groups = len(LayerStack.from_model(model, args.layer_patterns))
         rates = f"{args.head_learning_rate or args.learning_rate:g} for the head, decay {args.layer_decay:g} from "
         rates += f"{args.learning_rate:g} down {groups} layer groups"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 from hfft.errors import UserError
+from hfft.freezing import select_parameters
 from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.optim.param_groups import layer_learning_rates
@@ -13,6 +15,7 @@ from hfft.parsing import split_settings, training_arguments
 from hfft.settling import task_defaults
 from hfft.strategies import load_strategy
 from hfft.task import Task, load_task, task_for_config
+from hfft.training_arguments import FineTuningArguments
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def plan_layers(model: str, task: str | Task | None = None, **settings: Any) -> 
     architecture = known.architecture(model_arguments, config)
     stack = LayerStack.from_model(architecture, args.layer_patterns)
     rates = layer_learning_rates(len(stack), args.learning_rate, args.layer_decay, args.head_learning_rate)
+    frozen = set(select_parameters(architecture, stack, args.freeze or []))
     sizes = {name: parameter.numel() for name, parameter in architecture.named_parameters()}
     layers = tuple(
         PlannedLayer(
@@ -73,9 +77,9 @@ def plan_layers(model: str, task: str | Task | None = None, **settings: Any) -> 
             parameters=sum(sizes[name] for name in group.parameter_names),
             learning_rate=rate,
             factor=rate / args.learning_rate,
-            trains="from step 1",
+            trains="never" if frozen.issuperset(group.parameter_names) else start,
         )
-        for group, rate in zip(stack, rates, strict=True)
+        for group, rate, start in zip(stack, rates, _starts(args, len(stack)), strict=True)
     )
     total = sum(layer.parameters for layer in layers)
     return LayerPlan(
@@ -83,3 +87,14 @@ def plan_layers(model: str, task: str | Task | None = None, **settings: Any) -> 
         layers=layers,
         notes=stack.notes,
     )
+
+
+def _starts(args: FineTuningArguments, groups: int) -> list[str]:
+    """Return when each layer group begins to train, for people."""
+    if not load_strategy(args.strategy).gradual:
+        return ["from step 1"] * groups
+    steps = 1000  # of the run or of an epoch; only shares of them are shown
+    schedule = GradualUnfreezing(args.epochs_per_group).build_schedule(groups, steps, epochs=1)
+    unit = "after {:.0f} % of the run" if args.epochs_per_group is None else "after {:.3g} epochs"
+    scale = steps / 100 if args.epochs_per_group is None else steps
+    return [unit.format(start / scale) if start else "from step 1" for start in schedule.starts]

@@ -15,11 +15,11 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from hfft.callbacks.early_stopping import EarlyStopping
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
-from hfft.errors import UserError
 from hfft.freezing import put_frozen_in_eval_mode, select_parameters
 from hfft.layers import LayerStack
 from hfft.objectives import cross_entropy
 from hfft.optim import layerwise_optimizer, schedule_factor
+from hfft.optim.factory import optimizer_of_arguments
 from hfft.optim.schedules import SCHEDULES
 from hfft.strategies import load_strategy
 from hfft.training_arguments import FineTuningArguments, schedule_name
@@ -42,6 +42,8 @@ class FineTuningTrainer(Trainer):
             kwargs["compute_loss_func"] = self._classification_loss
         if args.freeze and model is not None:
             freeze_for_good(model, args)  # before the optimizer is made, which holds what can train
+        if load_strategy(args.strategy).gradual:
+            args.ddp_find_unused_parameters = True  # frozen layers give no gradients to reduce
         super().__init__(model=model, args=args, **kwargs)
         self.unfreezing = next((c for c in self.callback_handler.callbacks if isinstance(c, GradualUnfreezing)), None)
         if self.unfreezing is None and load_strategy(args.strategy).gradual:
@@ -153,8 +155,11 @@ def freeze_for_good(model: nn.Module, args: FineTuningArguments) -> None:
 
 def uses_layerwise_rates(args: FineTuningArguments) -> bool:
     """Say whether the layers have learning rates of their own."""
-    wanted = args.layer_decay != 1 or args.head_learning_rate is not None or args.layer_patterns is not None
-    return wanted and load_strategy(args.strategy).layerwise
+    given = (args.head_learning_rate, args.layer_patterns, args.lr_multipliers)
+    strategy = load_strategy(args.strategy)
+    # gradual unfreezing needs groups of one layer each: a group's rate depends on when its layer thaws
+    wanted = args.layer_decay != 1 or strategy.gradual or any(value is not None for value in given)
+    return wanted and strategy.layerwise
 
 
 def layerwise_optimizer_from_arguments(args: FineTuningArguments) -> tuple[type, dict[str, Any]]:
@@ -162,25 +167,18 @@ def layerwise_optimizer_from_arguments(args: FineTuningArguments) -> tuple[type,
 
     Raises :class:`UserError` for optimizers that insist on parameter groups of their own.
     """
-    try:
-        optimizer_class, arguments = Trainer.get_optimizer_cls_and_kwargs(args)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"optim: {_name(args.optim)} cannot be used: {error}") from error
-    own_groups = {"params", "model", "optimizer_dict"} & arguments.keys()
-    if own_groups or not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
-        raise UserError(
-            f"optim: {_name(args.optim)} makes its own parameter groups, which leaves no room for layer-wise learning "
-            "rates. Choose another optimizer, or set layer_decay to 1."
-        )
-    return layerwise_optimizer(
-        optimizer_class,
-        layer_decay=args.layer_decay,
-        weight_decay=args.weight_decay,
-        head_lr=args.head_learning_rate,
-        layer_patterns=args.layer_patterns,
-        **arguments,
-    )
+    optimizer_class, options = optimizer_of_arguments(args)
+    groups = group_arguments(args)
+    return layerwise_optimizer(optimizer_class, **{**options, **groups})
 
 
-def _name(optimizer: Any) -> str:
-    return str(getattr(optimizer, "value", optimizer))
+def group_arguments(args: FineTuningArguments) -> dict[str, Any]:
+    """Return the arguments of :func:`hfft.layerwise_param_groups`."""
+    return {
+        "lr": args.learning_rate,
+        "layer_decay": args.layer_decay,
+        "weight_decay": args.weight_decay,
+        "head_lr": args.head_learning_rate,
+        "layer_patterns": args.layer_patterns,
+        "lr_multipliers": args.lr_multipliers,
+    }

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
@@ -97,6 +97,13 @@ class FineTuningArguments(TrainingArguments):
             "layers`), or regular expressions of parameter names."
         },
     )
+    lr_multipliers: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Regular expressions of parameter names and what their learning rate is multiplied by, as JSON: "
+            '{"embeddings": 0}.'
+        },
+    )
     layer_patterns: list[str] | None = field(
         default=None,
         metadata={
@@ -170,14 +177,17 @@ class FineTuningArguments(TrainingArguments):
     report_to: str | None = field(default="none", metadata={"help": "Trackers: none, all, tensorboard, wandb, ..."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always false: see hfft's collators."})
 
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "lr_multipliers"]
+
     def __post_init__(self) -> None:
         for name, bounds in _RANGES.items():
             require_range(self, name, **bounds)
         for f in dataclasses.fields(self):
             if isinstance(getattr(self, f.name), float):
                 require_range(self, f.name)
-        if self.epochs_per_group is not None and not load_strategy(self.strategy).gradual:
-            raise UserError(f"epochs_per_group has no place in the strategy '{self.strategy}': it belongs to gradual.")
+        strategy = load_strategy(self.strategy)
+        if self.epochs_per_group is not None and not strategy.gradual:
+            raise UserError(f"epochs_per_group has no place in the strategy '{strategy.name}': it belongs to gradual.")
         if self.resume and self.overwrite:
             raise UserError("resume and overwrite exclude each other: go on with the old run, or replace it?")
         if not torch.accelerator.is_available():

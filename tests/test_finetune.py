@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import hfft
 from hfft import UserError
+from hfft.cli import main
 from tests.conftest import WORDS, make_sentences, write_csv
 
 QUICK: dict[str, Any] = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "seed": 3}
@@ -436,3 +437,38 @@ def test_evaluate_from_another_folder_still_knows_the_run_s_own_data(tiny_bert, 
     assert hfft.evaluate("here/out", "here/all.csv").examples == 12
     # the run's columns are those of the model, so they need not be named again
     assert len(hfft.predict("here/out", "here/all.csv")) == 60
+
+
+def test_gradual_unfreezing_through_the_front_door(tiny_bert, text_folder, tmp_path: Path, capsys):
+    out = tmp_path / "out"
+    settings = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "strategy": "gradual"}
+    flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    argv = ["train", "--model", str(tiny_bert), "--data", str(text_folder), "--output_dir", str(out), *flags]
+    assert main([*argv, "--lr_scheduler_type", "slanted_triangular", "--logging_strategy", "epoch"]) == 0
+    printed = capsys.readouterr().out
+    assert "Strategy: gradual (the head first" in printed
+    assert [f"{count} of 4 layer groups train from here on" in printed for count in (1, 2, 3, 4)] == [0, 1, 1, 1]
+    again = tmp_path / "again"
+    assert main(["train", "--config", str(out / "run.yaml"), "--output_dir", str(again)]) == 0
+    first, second = (load_file(folder / "model.safetensors") for folder in (out, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert main([*argv, "--resume", "--strategy", "full"]) == 2
+    assert "strategy was gradual, now full" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs_per_group": 1.0}, "belongs to gradual"),
+        ({"strategy": "gradual", "epochs_per_group": -1.0}, "epochs_per_group must be"),
+        ({"freeze": ["nothing_of_the_kind"]}, "no layer group"),
+        ({"lr_multipliers": {"nothing": 2}}, "matches no parameter"),
+        ({"lr_scheduler_type": "one_cycle", "lr_scheduler_kwargs": {"pct": 1}}, "pct_start"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_folder_is_made(
+    settings, message, tiny_bert, text_folder, tmp_path: Path
+):
+    with pytest.raises(UserError, match=message):
+        hfft.finetune(model=str(tiny_bert), data=str(text_folder), output_dir=str(tmp_path / "out"), **settings)
+    assert not (tmp_path / "out").exists()

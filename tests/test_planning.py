@@ -115,3 +115,12 @@ def test_a_run_follows_given_patterns(tiny_bert: Path, text_folder: Path, tmp_pa
     assert (
         plan_layers(str(tiny_bert), layer_patterns=patterns).layers[0].name == result.trainer.layer_rates()[0]["name"]
     )
+
+
+def test_the_plan_says_when_each_layer_thaws_and_what_never_trains(tiny_bert: Path):
+    def trains(**settings):
+        return [layer.trains for layer in plan_layers(str(tiny_bert), strategy="gradual", **settings).layers]
+
+    assert trains() == ["after 50 % of the run", "after 33 % of the run", "after 17 % of the run", "from step 1"]
+    assert trains(epochs_per_group=0.5) == ["after 1.5 epochs", "after 1 epochs", "after 0.5 epochs", "from step 1"]
+    assert trains(freeze=["stem"])[0] == "never"

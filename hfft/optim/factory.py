@@ -6,11 +6,14 @@ the optimizer. So the groups are made from the model that is really trained, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from hfft.errors import UserError, nearest
 from hfft.optim.param_groups import layerwise_param_groups
@@ -29,7 +32,9 @@ class LayerwiseOptimizerFactory:
         optimizer_arguments: dict[str, Any],
     ) -> torch.optim.Optimizer:
         """Return ``optimizer_class`` over :func:`layerwise_param_groups` of ``model``."""
-        return optimizer_class(layerwise_param_groups(model, **group_arguments), **optimizer_arguments)
+        groups = layerwise_param_groups(model, **group_arguments)
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        return optimizer_class(groups, **{**_fastest_kernel(optimizer_class, parameters), **optimizer_arguments})
 
 
 def layerwise_optimizer(
@@ -40,22 +45,27 @@ def layerwise_optimizer(
     weight_decay: float = 0.0,
     head_lr: float | None = None,
     layer_patterns: Sequence[str] | None = None,
+    lr_multipliers: Mapping[str, float] | None = None,
     **optimizer_arguments: Any,
 ) -> tuple[type[LayerwiseOptimizerFactory], dict[str, Any]]:
     """Return the value for ``Trainer(optimizer_cls_and_kwargs=...)``.
 
+    Plain convolutional nets are often trained better by ``"sgd"`` with ``momentum=0.9``, at rates a hundred times those
+    of Adam.
+
     Args:
-        optimizer: an optimizer class, the lower-case name of torch's ("adamw", "sgd"), or a name of timm's registry
-            ("lamb", "lion", ...).
+        optimizer: an optimizer class, the lower-case name of torch's ("adamw", "sgd"), a name of timm's registry
+            ("lamb", "lion", ...), or an ``optim`` name of transformers' TrainingArguments ("adamw_8bit", ...).
         lr: learning rate of the head.
         layer_decay: factor from one layer group to the next lower one.
         weight_decay: of the parameters that are decayed.
         head_lr: learning rate of the head, if it is not ``lr``.
         layer_patterns: see :meth:`hfft.LayerStack.from_model`.
+        lr_multipliers: see :func:`layerwise_param_groups`.
         **optimizer_arguments: what else the optimizer takes (``betas``, ``momentum``, ``fused``, ...).
 
     Raises:
-        UserError: for a name that the registry does not know.
+        UserError: for an unknown name, and for optimizers that insist on parameter groups of their own.
     """
     groups = {
         "lr": lr,
@@ -63,17 +73,38 @@ def layerwise_optimizer(
         "weight_decay": weight_decay,
         "head_lr": head_lr,
         "layer_patterns": layer_patterns,
+        "lr_multipliers": lr_multipliers,
     }
+    optimizer_class, defaults = _optimizer_class(optimizer) if isinstance(optimizer, str) else (optimizer, {})
     return LayerwiseOptimizerFactory, {
-        "optimizer_class": _optimizer_class(optimizer) if isinstance(optimizer, str) else optimizer,
+        "optimizer_class": optimizer_class,
         "group_arguments": groups,
         # also as the default of the optimizer, for what reads `optimizer.defaults["lr"]`
-        "optimizer_arguments": {"lr": lr, **optimizer_arguments},
+        "optimizer_arguments": {**defaults, "lr": lr, **optimizer_arguments},
     }
 
 
-def _optimizer_class(name: str) -> OptimizerClass:
-    """Find torch's own optimizers with torch's own defaults first, then those of timm's registry."""
+def optimizer_of_arguments(args: TrainingArguments) -> tuple[OptimizerClass, dict[str, Any]]:
+    """Return class and options of the optimizer that ``args.optim`` names.
+
+    Raises :class:`UserError` for optimizers that insist on parameter groups of their own.
+    """
+    name = str(getattr(args.optim, "value", args.optim))
+    try:
+        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"optim: {name} cannot be used: {error}") from error
+    own_groups = {"params", "model", "optimizer_dict"} & options.keys()
+    if own_groups or not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
+        raise UserError(
+            f"optim: {name} makes its own parameter groups, which leaves no room for layer-wise learning rates. Choose "
+            "another optimizer, or set layer_decay to 1."
+        )
+    return optimizer_class, options
+
+
+def _optimizer_class(name: str) -> tuple[OptimizerClass, dict[str, Any]]:
+    """Find torch's own optimizers with torch's own defaults first, then those of timm, then those of transformers."""
     from timm.optim import get_optimizer_class, list_optimizers
 
     in_torch = {
@@ -81,8 +112,19 @@ def _optimizer_class(name: str) -> OptimizerClass:
         for key, value in vars(torch.optim).items()
         if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
     }
+    in_transformers = [optimizer.value for optimizer in OptimizerNames]
     if name in in_torch:
-        return in_torch[name]
-    if name not in list_optimizers():
-        raise UserError(f"There is no optimizer '{name}'.{nearest(name, [*in_torch, *list_optimizers()])}")
-    return get_optimizer_class(name)
+        return in_torch[name], {}
+    if name in list_optimizers():
+        return get_optimizer_class(name), {}
+    if name in in_transformers:
+        return optimizer_of_arguments(TrainingArguments(optim=name, use_cpu=not torch.accelerator.is_available()))
+    known = [*in_torch, *list_optimizers(), *in_transformers]
+    raise UserError(f"There is no optimizer '{name}'.{nearest(name, known)}")
+
+
+def _fastest_kernel(optimizer_class: OptimizerClass, parameters: list[nn.Parameter]) -> dict[str, Any]:
+    """Return ``fused=True`` where the optimizer has fused kernels for where the parameters are."""
+    takes = inspect.signature(optimizer_class).parameters
+    on_device = all(parameter.device.type == "cuda" and parameter.is_floating_point() for parameter in parameters)
+    return {"fused": True} if "fused" in takes and parameters and on_device else {}

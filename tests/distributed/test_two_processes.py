@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -37,10 +38,13 @@ def without_dropout(model: Path, folder: Path) -> Path:
     return copy
 
 
-def test_two_processes_train_the_model_that_one_would_and_write_one_folder(tiny_bert, text_folder, tmp_path: Path):
+@pytest.mark.parametrize("strategy", ["full", "gradual"])
+def test_two_processes_train_the_model_that_one_would_and_write_one_folder(
+    strategy, tiny_bert, text_folder, tmp_path: Path
+):
     model = without_dropout(tiny_bert, tmp_path)
     out = tmp_path / "out"
-    flags = [*FLAGS.split(), "--per_device_train_batch_size", "6"]
+    flags = [*FLAGS.split(), "--per_device_train_batch_size", "6", "--strategy", strategy]
     done = launch(
         ["train", "--model", str(model), "--data", str(text_folder), "--output_dir", str(out), *flags], tmp_path
     )
@@ -58,6 +62,7 @@ def test_two_processes_train_the_model_that_one_would_and_write_one_folder(tiny_
         optim="sgd",
         validation_size=0,
         per_device_train_batch_size=12,
+        strategy=strategy,
     )
     both, one = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "single"))
     for name, value in one.items():

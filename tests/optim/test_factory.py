@@ -149,3 +149,41 @@ def test_options_reach_the_optimizer():
 def test_an_unknown_optimizer_is_an_error_with_the_nearest_name():
     with pytest.raises(UserError, match=r"no optimizer 'adamww'.*'adamw'"):
         layerwise_optimizer("adamww", lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("adamw", "AdamW"), ("lamb", "Lamb"), ("adafactor", "Adafactor"), ("adamw_torch", "AdamW"), ("lion", "Lion")],
+)
+def test_names_of_torch_timm_and_transformers_are_known(name, expected):
+    factory, kwargs = layerwise_optimizer(name, lr=0.1, layer_decay=0.5)
+    optimizer = factory()(Toy(), **kwargs)
+    assert type(optimizer).__name__ == expected
+    assert {group["layer"]: group["lr"] for group in optimizer.param_groups} == pytest.approx(
+        {"head": 0.1, "trunk.blocks.1": 0.05, "trunk.blocks.0": 0.025, "stem": 0.0125}
+    )
+
+
+def test_every_optimizer_of_torch_steps_with_layer_wise_groups():
+    refused = {"lbfgs", "sparseadam", "muon"}  # one group only; sparse gradients only; matrices only
+    names = [
+        name.lower()
+        for name, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+    ]
+    assert len(names) > 10
+    for name in sorted({*names} - refused):
+        model = Toy()
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        factory, kwargs = layerwise_optimizer(name, lr=0.1, layer_decay=0.5)
+        optimizer = factory()(model, **kwargs)
+        model(**toy_data()[:BATCH])["loss"].backward()
+        optimizer.step()
+        moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+        assert {"trunk.embed.weight", "head.weight"} <= moved, name
+
+
+@pytest.mark.parametrize("name", ["galore_adamw", "lomo", "galore_adamw_layerwise"])
+def test_optimizers_with_groups_of_their_own_are_refused(name):
+    with pytest.raises(UserError, match="optim"):
+        layerwise_optimizer(name, lr=0.1)

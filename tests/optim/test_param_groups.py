@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
-from hfft import LayerStack, layerwise_param_groups
+from hfft import LayerStack, UserError, layerwise_param_groups
 
 
 @pytest.fixture
@@ -72,3 +72,43 @@ def test_what_a_timm_model_exempts_is_not_decayed():
         for name in group["param_names"]
     }
     assert {"pos_embed", "cls_token"} <= undecayed
+
+
+def test_multipliers_by_pattern_split_groups_and_the_first_match_counts(bert):
+    model = bert
+    plain = {name: group["lr"] for group in layerwise_param_groups(model, lr=1.0) for name in group["param_names"]}
+    patterns = {r"layer\.1\.attention": 3.0, r"layer\.1": 2.0, "embeddings": 0}
+    groups = layerwise_param_groups(model, lr=1.0, weight_decay=0.1, lr_multipliers=patterns)
+    names = [name for group in groups for name in group["param_names"]]
+    assert sorted(names) == sorted(plain)
+    for group in groups:
+        for name in group["param_names"]:
+            times = 3 if "layer.1.attention" in name else 2 if "layer.1" in name else 0 if "embeddings" in name else 1
+            assert group["lr"] == pytest.approx(plain[name] * times), name
+    assert len({(g["layer"], g["lr"], g["weight_decay"]) for g in groups}) == len(groups)
+
+
+def test_lora_plus_ratios_are_multipliers(bert):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(bert, LoraConfig(target_modules=["query"]))
+    groups = layerwise_param_groups(model, lr=1.0, layer_decay=0.5, lr_multipliers={"lora_B": 16})
+    rates = {name: group["lr"] for group in groups for name in group["param_names"]}
+    assert rates
+    for name, rate in rates.items():
+        if "lora_B" in name:
+            assert rate == 16 * rates[name.replace("lora_B", "lora_A")]
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "message"),
+    [
+        ({"embedings": 0}, "'embedings' matches no parameter"),
+        ({"embeddings": -1}, "a number from 0 on"),
+        ({"embeddings": float("nan")}, "a number from 0 on"),
+        ({"(embeddings": 1}, "no regular expression"),
+    ],
+)
+def test_multipliers_that_do_not_fit_are_an_error(multipliers, message, bert):
+    with pytest.raises(UserError, match=message):
+        layerwise_param_groups(bert, lr=1.0, lr_multipliers=multipliers)
