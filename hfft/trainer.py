@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from hfft.callbacks.early_stopping import EarlyStopping
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
+from hfft.errors import UserError
 from hfft.freezing import put_frozen_in_eval_mode, select_parameters
 from hfft.layers import LayerStack
 from hfft.objectives import cross_entropy
 from hfft.optim import layerwise_optimizer, schedule_factor
-from hfft.optim.factory import optimizer_of_arguments
+from hfft.optim.factory import IN_TRANSFORMERS, optimizer_of_arguments
 from hfft.optim.schedules import SCHEDULES
 from hfft.strategies import load_strategy
 from hfft.training_arguments import FineTuningArguments, schedule_name
@@ -158,7 +160,8 @@ def uses_layerwise_rates(args: FineTuningArguments) -> bool:
     given = (args.head_learning_rate, args.layer_patterns, args.lr_multipliers)
     strategy = load_strategy(args.strategy)
     # gradual unfreezing needs groups of one layer each: a group's rate depends on when its layer thaws
-    wanted = args.layer_decay != 1 or strategy.gradual or any(value is not None for value in given)
+    wanted = args.layer_decay != 1 or strategy.gradual or args.optim not in IN_TRANSFORMERS
+    wanted = wanted or any(value is not None for value in given)
     return wanted and strategy.layerwise
 
 
@@ -167,9 +170,20 @@ def layerwise_optimizer_from_arguments(args: FineTuningArguments) -> tuple[type,
 
     Raises :class:`UserError` for optimizers that insist on parameter groups of their own.
     """
-    optimizer_class, options = optimizer_of_arguments(args)
     groups = group_arguments(args)
+    if args.optim not in IN_TRANSFORMERS:
+        return layerwise_optimizer(str(args.optim), **{**_options(args.optim_args), **groups})
+    optimizer_class, options = optimizer_of_arguments(args)
     return layerwise_optimizer(optimizer_class, **{**options, **groups})
+
+
+def _options(text: str | None) -> dict[str, Any]:
+    """Read ``momentum=0.9,nesterov=True``, as transformers does for its own optimizers."""
+    pairs = [pair.partition("=") for pair in (text or "").split(",") if pair.strip()]
+    try:
+        return {name.strip(): ast.literal_eval(value.strip()) for name, _, value in pairs}
+    except (ValueError, SyntaxError) as error:
+        raise UserError(f"optim_args: '{text}' is not of the form name=value,name=value with plain values.") from error
 
 
 def group_arguments(args: FineTuningArguments) -> dict[str, Any]:

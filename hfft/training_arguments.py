@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from hfft.arguments import require_range
 from hfft.errors import UserError
+from hfft.optim.factory import IN_TRANSFORMERS, require_known_optimizer
 from hfft.optim.schedules import SCHEDULES, require_known
 from hfft.strategies import DEFAULT_STRATEGY, load_strategy
 
@@ -151,6 +152,13 @@ class FineTuningArguments(TrainingArguments):
             "slanted_triangular, one_cycle, triangular, triangular2, exp_range; options in lr_scheduler_kwargs."
         },
     )
+    optim: str = field(
+        default=TrainingArguments.default_optim,
+        metadata={
+            "help": "Optimizer: a name of transformers (adamw_torch, adafactor, ...), of torch (sgd, nadam, ...) or of "
+            "timm's registry (lamb, lion, ...); options in optim_args: momentum=0.9,nesterov=True."
+        },
+    )
     num_train_epochs: float = field(
         default=5.0,
         metadata={"help": "Passes over the training split (default: 5, or as many as make 400 steps, at most 40)."},
@@ -200,9 +208,16 @@ class FineTuningArguments(TrainingArguments):
         own_schedule = schedule in SCHEDULES
         if own_schedule:
             self.lr_scheduler_type = "linear"  # transformers converts the name to an enumeration of its own
+        optimizer = str(getattr(self.optim, "value", self.optim))
+        require_known_optimizer(optimizer)
+        own_optimizer = optimizer not in IN_TRANSFORMERS
+        if own_optimizer:
+            self.optim = "adamw_torch"
         super().__post_init__()
         if own_schedule:
             self.lr_scheduler_type = schedule
+        if own_optimizer:
+            self.optim = optimizer
         require_one_world(int(os.environ.get("WORLD_SIZE", "1")), self.world_size)
         if self.n_gpu > 1:
             # One process that feeds several GPUs (DataParallel) is slower than one GPU more often than not.

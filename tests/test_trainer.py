@@ -141,3 +141,20 @@ def test_processes_that_do_not_see_each_other_are_refused():
 )
 def test_few_examples_are_seen_more_often(examples, batch_size, epochs, enough):
     assert enough_epochs(examples, batch_size, epochs) == enough
+
+
+def test_optimizers_of_torch_and_timm_can_be_named_in_the_arguments(tiny_timm, tmp_path):
+    from hfft.trainer import layerwise_optimizer_from_arguments
+
+    args = FineTuningArguments(output_dir=str(tmp_path), optim="sgdw", optim_args="momentum=0.8", layer_decay=1.0)
+    factory, kwargs = layerwise_optimizer_from_arguments(args)
+    model = AutoModelForImageClassification.from_pretrained(tiny_timm, num_labels=2)
+    optimizer = factory()(model, **kwargs)
+    assert type(optimizer).__name__ == "SGDW"
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.8}
+    with pytest.raises(UserError, match="Did you mean 'lamb'"):
+        FineTuningArguments(output_dir=str(tmp_path), optim="lambb")
+    with pytest.raises(UserError, match="name=value"):
+        layerwise_optimizer_from_arguments(
+            FineTuningArguments(output_dir=str(tmp_path), optim="sgdw", optim_args="momentum=os.system")
+        )

@@ -34,7 +34,13 @@ class LayerwiseOptimizerFactory:
         """Return ``optimizer_class`` over :func:`layerwise_param_groups` of ``model``."""
         groups = layerwise_param_groups(model, **group_arguments)
         parameters = [parameter for group in groups for parameter in group["params"]]
-        return optimizer_class(groups, **{**_fastest_kernel(optimizer_class, parameters), **optimizer_arguments})
+        options = {**_fastest_kernel(optimizer_class, parameters), **optimizer_arguments}
+        try:
+            return optimizer_class(groups, **options)
+        except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+            # such as "CUDA required", an option that it does not have, a value that cannot be
+            name = getattr(optimizer_class, "__name__", str(optimizer_class))
+            raise UserError(f"The optimizer {name} cannot be made: {error}.") from error
 
 
 def layerwise_optimizer(
@@ -103,24 +109,43 @@ def optimizer_of_arguments(args: TrainingArguments) -> tuple[OptimizerClass, dic
     return optimizer_class, options
 
 
+_TORCH = {
+    key.lower(): value
+    for key, value in vars(torch.optim).items()
+    if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+}
+del _TORCH["muon"]  # takes matrices only; timm's gives the other parameters to AdamW
+_UNFIT = {"lbfgs": "takes a single parameter group", "sparseadam": "takes sparse gradients only"}
+IN_TRANSFORMERS = tuple(name.value for name in OptimizerNames)
+
+
+def require_known_optimizer(name: str) -> None:
+    """Raise :class:`UserError` for a name that neither torch nor timm nor transformers knows."""
+    from timm.optim import list_optimizers
+
+    known = [*_TORCH, *list_optimizers(), *IN_TRANSFORMERS]
+    if name not in known:
+        raise UserError(f"There is no optimizer '{name}'.{nearest(name, known)}")
+
+
 def _optimizer_class(name: str) -> tuple[OptimizerClass, dict[str, Any]]:
     """Find torch's own optimizers with torch's own defaults first, then those of timm, then those of transformers."""
-    from timm.optim import get_optimizer_class, list_optimizers
+    from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
 
-    in_torch = {
-        key.lower(): value
-        for key, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
-    }
-    in_transformers = [optimizer.value for optimizer in OptimizerNames]
-    if name in in_torch:
-        return in_torch[name], {}
+    require_known_optimizer(name)
+    if name in _UNFIT:
+        raise UserError(f"optim: {name} {_UNFIT[name]}, which leaves no room for layer-wise learning rates.")
+    if name in _TORCH:
+        return _TORCH[name], {}
     if name in list_optimizers():
-        return get_optimizer_class(name), {}
-    if name in in_transformers:
-        return optimizer_of_arguments(TrainingArguments(optim=name, use_cpu=not torch.accelerator.is_available()))
-    known = [*in_torch, *list_optimizers(), *in_transformers]
-    raise UserError(f"There is no optimizer '{name}'.{nearest(name, known)}")
+        info = get_optimizer_info(name)
+        if info.second_order:
+            raise UserError(f"optim: {name} needs second derivatives, which the Trainer does not take.")
+        try:
+            return get_optimizer_class(name), {"momentum": 0.9} if info.has_momentum else {}  # as timm has it
+        except (AssertionError, ImportError) as error:  # such as "CUDA required"
+            raise UserError(f"optim: {name} cannot be used: {error}.") from error
+    return optimizer_of_arguments(TrainingArguments(optim=name, use_cpu=not torch.accelerator.is_available()))
 
 
 def _fastest_kernel(optimizer_class: OptimizerClass, parameters: list[nn.Parameter]) -> dict[str, Any]:
