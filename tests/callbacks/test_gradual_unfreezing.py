@@ -71,6 +71,39 @@ def net_data(rows: int) -> Dataset:
     return Dataset.from_dict({"x": x.tolist(), "labels": (x.sum(1) > 0).long().tolist()}).with_format("torch")
 
 
+class ConvBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(FEATURES, FEATURES, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(FEATURES)
+        self.second = nn.Conv2d(FEATURES, FEATURES, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.second(torch.relu(self.norm(self.first(x))))
+
+
+class ConvNet(Net):
+    """The same with convolutions over small pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk.embed = nn.Conv2d(3, FEATURES, 3)
+        self.trunk.blocks = nn.ModuleList([ConvBlock(), ConvBlock()])
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        logits = self.head(self.trunk(x).mean(dim=(2, 3)))
+        loss = {} if labels is None else {"loss": nn.functional.cross_entropy(logits, labels)}
+        return {**loss, "logits": logits}
+
+
+def picture_data(rows: int) -> Dataset:
+    torch.manual_seed(1)
+    x = torch.randn(rows, 3, 6, 6)
+    labels = (x.mean((1, 2, 3)) > 0).long()
+    return Dataset.from_dict({"x": x.tolist(), "labels": labels.tolist()}).with_format("torch")
+
+
 def bert() -> BertForSequenceClassification:
     torch.manual_seed(0)
     config = BertConfig(
@@ -95,7 +128,11 @@ def bert_data(rows: int) -> Dataset:
 
 
 BERT_STARTS = {"stem": 6, "bert.encoder.layer.0": 4, "bert.encoder.layer.1": 2, "head": 0}
-MODELS = {"net": (Net, net_data, STARTS), "bert": (bert, bert_data, BERT_STARTS)}
+MODELS = {
+    "net": (Net, net_data, STARTS),
+    "cnn": (ConvNet, picture_data, STARTS),
+    "bert": (bert, bert_data, BERT_STARTS),
+}
 
 
 class InOrder(Trainer):
@@ -205,11 +242,11 @@ def plain_loop(kind: str, accumulation: int) -> nn.Module:
             first = (step * accumulation + part) * BATCH
             model.train()
             for name, module in model.named_modules():
-                if isinstance(module, nn.BatchNorm1d) and step < starts[layer_of(f"{name}.weight")]:
+                if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and step < starts[layer_of(f"{name}.weight")]:
                     module.eval()
             outputs = model(**data[first : first + BATCH])
             # the Trainer takes BERT's loss for one over the whole step, which it is not, and does not divide it
-            (outputs["loss"] / (accumulation if kind == "net" else 1)).backward()
+            (outputs["loss"] / (1 if kind == "bert" else accumulation)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     return model
