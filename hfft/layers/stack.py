@@ -71,10 +71,6 @@ class LayerStack(Sequence[LayerGroup]):
         """The last group: the classifier and what stands between it and the trunk."""
         return self._groups[-1]
 
-    def depth_of(self) -> dict[str, int]:
-        """Return parameter name -> index of its group."""
-        return {name: depth for depth, group in enumerate(self) for name in group.parameter_names}
-
     @classmethod
     def trunk_and_head(cls, model: nn.Module) -> LayerStack:
         """Tell only trunk and head apart, which needs no order of the layers; a model without a head is all trunk."""
