@@ -50,6 +50,13 @@ class DataArguments:
     )
     image_column: str | None = field(default=None, metadata={"help": "Column of the image, or of its path."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the class."})
+    group_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of what must not be torn apart where splits are drawn: the examples of one patient, of one "
+            "author."
+        },
+    )
     validation_size: float = field(
         default=0.1,
         metadata={
@@ -73,6 +80,7 @@ class DataArguments:
         """Return the columns that the user named, by role: ``{"text": "sentence", "label": "intent"}``."""
         suffix = "_column"
         names = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name.endswith(suffix)}
+        del names["group_column"]  # no input, and no label
         return {name.removesuffix(suffix): value for name, value in names.items() if value is not None}
 
 

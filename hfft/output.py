@@ -27,7 +27,15 @@ _PRODUCTS = (
 # A checkpoint belongs to these; another value would train another model from its weights.
 _FIXED_ON_RESUME = (
     *("task", "model", "revision", "data", "strategy", "layer_decay", "learning_rate", "head_learning_rate", "seed"),
-    *("validation_size", "test_size", "text_column", "text_pair_column", "image_column", "label_column"),
+    *(
+        "validation_size",
+        "test_size",
+        "text_column",
+        "text_pair_column",
+        "image_column",
+        "label_column",
+        "group_column",
+    ),
     *("freeze", "epochs_per_group", "layer_patterns", "lr_multipliers", "lr_scheduler_type"),
     *("max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "weight_decay"),
 )

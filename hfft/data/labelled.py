@@ -16,8 +16,8 @@ import numpy as np
 from hfft.arguments import DataArguments
 from hfft.data.columns import LABEL, find_columns
 from hfft.data.sources import Source
-from hfft.data.split_names import REFERENCE, UNSPLIT
-from hfft.data.splits import draw_stratified
+from hfft.data.split_names import GROUP, REFERENCE, UNSPLIT
+from hfft.data.splits import draw_groups, draw_stratified
 from hfft.errors import UserError, listed, nearest
 from hfft.task import Task
 
@@ -38,6 +38,7 @@ class LabelledData:
         origin: how the user named the data.
         notes: what was decided on the way, a sentence each.
         columns: role -> column of the table that it was read from; empty where the examples are files.
+        group_column: the column of the groups that drawn splits keep whole.
     """
 
     splits: dict[str, Dataset]
@@ -45,6 +46,7 @@ class LabelledData:
     origin: str
     notes: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
+    group_column: str | None = None
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return split -> class name -> number of examples."""
@@ -64,7 +66,8 @@ def prepare(
     test split takes part in no decision.
 
     Raises:
-        UserError: for missing columns, missing or unknown labels, a single class, an input that cannot be read.
+        UserError: for missing columns, missing or unknown labels, a single class, an input that cannot be read, and
+            groups that cannot be divided.
     """
     columns = find_columns(source, task, arguments.named_columns(), labelled=True)
     if UNSPLIT in source.splits:
@@ -77,6 +80,8 @@ def prepare(
         for name, split in source.splits.items()
     }
     data = LabelledData(splits, class_names, source.origin, columns={} if source.from_files else columns)
+    if arguments.group_column is not None:
+        _add_groups(data, source, arguments.group_column)
     if "test" not in splits:
         _draw(data, "test", arguments.test_size, seed)
     if "validation" not in splits and arguments.validation_size > 0:
@@ -230,7 +235,46 @@ def _draw(data: LabelledData, name: str, share: float, seed: int) -> None:
             f"to hold back a {name} split. Give a {name} split"
             + (", or set validation_size to 0." if name == "validation" else ".")
         )
-    drawn = draw_stratified(labels, share, seed)
+    if GROUP in train.column_names:
+        groups = np.unique(np.asarray(train[GROUP], dtype=str), return_inverse=True)[1]
+        try:
+            drawn = draw_groups(labels, groups, share, seed)
+        except ValueError as error:
+            raise UserError(f"--group_column: no {name} split can be drawn from '{data.origin}': {error}.") from error
+    else:
+        drawn = draw_stratified(labels, share, seed)
     kept = np.setdiff1d(np.arange(len(labels)), drawn)
+    lost = sorted(set(range(len(data.class_names))) - set(labels[kept].tolist()))
+    if lost:
+        raise UserError(
+            f"--group_column: drawn in whole groups, the {name} split of '{data.origin}' takes every example of "
+            f"{listed(data.class_names[index] for index in lost)}. Give the splits yourself."
+        )
     data.splits["train"], data.splits[name] = train.select(kept), train.select(drawn)
-    data.notes.append(f"no {name} split was given: {len(drawn)} of {len(labels)} training examples were drawn for it.")
+    whole = f", groups of '{data.group_column}' kept whole" if data.group_column else ""
+    data.notes.append(
+        f"no {name} split was given: {len(drawn)} of {len(labels)} training examples were drawn for it{whole}."
+    )
+
+
+def _add_groups(data: LabelledData, source: Source, column: str) -> None:
+    """Add the group of every row, and tell of groups that given splits tear apart."""
+    groups: dict[str, list[str]] = {}
+    for name, split in source.splits.items():
+        if source.from_files or column not in split.column_names:
+            raise UserError(
+                f"--group_column: there is no column '{column}' in '{source.origin}'."
+                + ("" if source.from_files else nearest(column, split.column_names))
+                + (" Class folders have no columns; name a table." if source.from_files else "")
+            )
+        groups[name] = [str(value) for value in split[column]]
+        if missing := [row + 1 for row, value in enumerate(split[column]) if _is_missing(value)]:
+            raise UserError(f"--group_column: '{source.origin}' has no value in '{column}' in row {listed(missing)}.")
+        data.splits[name] = data.splits[name].add_column(GROUP, groups[name])
+    data.group_column = column
+    for name in set(groups) - {"train"}:
+        if torn := sorted(set(groups[name]) & set(groups["train"])):
+            data.notes.append(
+                f"{len(torn)} groups of '{column}' stand in train and in {name} ({listed(torn)}): the {name} metrics "
+                "are too good for new groups."
+            )

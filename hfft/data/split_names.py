@@ -2,6 +2,7 @@
 
 UNSPLIT = "all"
 REFERENCE = "reference"
+GROUP = "group"
 
 SPLIT_OF = {
     "train": "train",

@@ -1,6 +1,8 @@
-"""Stratified, seeded splits that also work for rare classes."""
+"""Stratified, seeded splits that also work for rare classes, and that keep groups whole."""
 
 from __future__ import annotations
+
+import warnings
 
 import numpy as np
 
@@ -36,3 +38,33 @@ def draw_stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         for label, count in zip(classes, take, strict=True)
     ]
     return np.sort(np.concatenate(drawn))
+
+
+def draw_groups(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Choose about ``share`` of the rows in whole groups, with about the same share of every class.
+
+    Args:
+        labels: (rows,) class indices.
+        groups: (rows,) what each row belongs to.
+        share: of the rows to draw, in (0, 1).
+        seed: the same seed draws the same rows.
+
+    Returns:
+        (drawn,) sorted row indices.
+
+    Raises:
+        ValueError: where there are too few groups for the share.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if share > 0.5:
+        return np.setdiff1d(np.arange(len(labels)), draw_groups(labels, groups, 1 - share, seed))
+    folds = max(2, round(1 / share))
+    distinct = len(np.unique(groups))
+    if distinct < folds:
+        raise ValueError(f"{distinct} groups cannot be divided so that {share:.0%} are held back; {folds} are needed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # classes rarer than folds are drawn as well as they can be
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        _, drawn = next(iter(splitter.split(np.zeros(len(labels)), labels, groups)))
+    return np.sort(drawn)

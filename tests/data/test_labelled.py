@@ -491,3 +491,63 @@ def test_progress_counts_every_example():
         == [(8, "Checking the train split of 'the given data sets'")] * 8
         + [(2, "Checking the test split of 'the given data sets'")] * 2
     )
+
+
+# groups
+
+
+def grouped(rows: int = 60, per_group: int = 4) -> Dataset:
+    """Return a table of two classes whose rows come in groups."""
+    made = table([("no", "yes")[i % 2] for i in range(rows)])
+    return made.add_column("patient", [f"p{i // per_group}" for i in range(rows)])
+
+
+def patients(data: LabelledData, split: str) -> set[str]:
+    return set(data.splits[split]["group"])
+
+
+def test_drawn_splits_keep_groups_whole():
+    data = prepare_texts(grouped(), group_column="patient", test_size=0.2, validation_size=0.2)
+    drawn = [patients(data, split) for split in ("train", "validation", "test")]
+    assert sum(len(group) for group in drawn) == len(set().union(*drawn)) == 15
+    assert len(data.splits["test"]) == 12
+    assert any("groups of 'patient' kept whole" in note for note in data.notes)
+    again = prepare_texts(grouped(), group_column="patient", test_size=0.2, validation_size=0.2)
+    assert patients(again, "test") == patients(data, "test")
+    # without the column they are torn
+    torn = prepare_texts(grouped(), test_size=0.2, validation_size=0)
+    by_text = dict(zip(grouped()["text"], grouped()["patient"], strict=True))
+    assert {by_text[text] for text in torn.splits["train"]["text"]} & {by_text[t] for t in torn.splits["test"]["text"]}
+
+
+def test_groups_that_given_splits_tear_apart_are_told():
+    splits = DatasetDict(train=grouped(), test=grouped(8))
+    data = prepare_texts(splits, group_column="patient", validation_size=0)
+    assert any("2 groups of 'patient' stand in train and in test (p0, p1)" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("data", "column", "message"),
+    [
+        (grouped(), "patients", r"no column 'patients'.*Did you mean 'patient'"),
+        (grouped(8, 4), "patient", "2 groups cannot be divided"),
+        (table(["a", "b"] * 10).add_column("g", ["x" if i % 2 else "y" for i in range(20)]), "g", "groups"),
+        (table(["a", "b"] * 2).add_column("g", ["x", None, "y", "y"]), "g", "no value in 'g' in row 2"),
+    ],
+)
+def test_groups_that_cannot_be_kept_whole_are_an_error(data, column, message):
+    with pytest.raises(UserError, match=message):
+        prepare_texts(data, group_column=column)
+
+
+def test_a_class_that_is_one_group_is_not_taken_out_of_training():
+    rows = table(["a", "b"] * 12 + ["c"] * 4)
+    rows = rows.add_column("g", [f"g{i // 2}" for i in range(24)] + ["only"] * 4)
+    outcomes = []
+    for seed in range(8):
+        try:
+            data = prepare_texts(rows, seed=seed, group_column="g", validation_size=0, test_size=0.3)
+            outcomes.append("c" in texts_by_class(data, "train"))
+        except UserError as error:
+            outcomes.append("takes every example of c" in str(error))
+    assert all(outcomes)

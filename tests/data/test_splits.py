@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from hfft.data.splits import draw_stratified
+from hfft.data.splits import draw_groups, draw_stratified
 
 
 def labels_of(*counts: int) -> np.ndarray:
@@ -86,3 +86,22 @@ def test_every_row_can_be_drawn():
 def test_class_indices_may_have_gaps():
     labels = np.array([3, 3, 3, 3, 8, 8, 8, 8])
     assert np.bincount(labels[draw_stratified(labels, 0.5, seed=0)]).tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 2]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.7])
+def test_groups_are_drawn_whole_and_classes_alike(share: float):
+    generator = np.random.default_rng(0)
+    groups = generator.integers(0, 120, size=1200)
+    labels = generator.integers(0, 3, size=1200)
+    drawn = draw_groups(labels, groups, share, seed=1)
+    assert not set(groups[drawn]) & set(np.delete(groups, drawn))
+    assert abs(len(drawn) / 1200 - share) < 0.06
+    shares = np.bincount(labels[drawn], minlength=3) / np.bincount(labels, minlength=3)
+    assert np.ptp(shares) < 0.1
+    assert np.array_equal(drawn, draw_groups(labels, groups, share, seed=1))
+    assert not np.array_equal(drawn, draw_groups(labels, groups, share, seed=2))
+
+
+def test_too_few_groups_are_an_error():
+    with pytest.raises(ValueError, match="3 groups cannot be divided so that 10% are held back; 10 are needed"):
+        draw_groups(np.zeros(6, int), np.array([0, 0, 1, 1, 2, 2]), 0.1, seed=0)
