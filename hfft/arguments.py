@@ -39,7 +39,10 @@ class DataArguments:
 
     data: str | None = field(  # in Python also a DatasetDict; the flag decides the type
         default=None,
-        metadata={"help": "Image folder, CSV/TSV/JSONL/Parquet file, or folder of such files named for their splits."},
+        metadata={
+            "help": "Image folder, CSV/TSV/JSONL/Parquet file, pattern or folder of such files named for their splits, "
+            "or owner/name[:config][@revision] on the Hub."
+        },
     )
     task: str | None = field(  # in Python also a Task
         default=None, metadata={"help": "Registered task (see `hfft tasks`); left out, the data decides."}

@@ -1,19 +1,23 @@
 """Read what ``--data`` names into splits of raw columns, on top of the ``datasets`` library.
 
-Two layouts are known: files in class folders (``train/ants/1.jpg``, or without the split folders), and tables (CSV,
-TSV, JSONL, Parquet: one file, or a folder of files named for their splits).
+On disk two layouts are known: files in class folders (``train/ants/1.jpg``, or without the split folders), and tables
+(CSV, TSV, JSONL, Parquet: one file, several that a pattern names, or a folder of files named for their splits). Beside
+them there are data sets of the Hub, and Python's data sets and pandas tables.
 """
 
 from __future__ import annotations
 
+import glob
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfft.data.folders import read_class_folders
+from hfft.data.hub import is_hub_id, read_hub
 from hfft.data.split_names import REFERENCE, SPLIT_OF, UNSPLIT
-from hfft.data.tables import READERS, read_tables, tables_by_split, undecoded
+from hfft.data.tables import READERS, by_split, read_tables, tables_by_split, undecoded
 from hfft.errors import UserError, listed, nearest
 from hfft.paths import existing_path, files_below
 
@@ -54,10 +58,11 @@ class Source:
 
 
 def read_source(data: Any, file_suffixes: Iterable[str], cache_dir: str | None = None) -> Source:
-    """Read a path or Python data sets.
+    """Read a path, a data set of the Hub, or Python data sets.
 
     Args:
-        data: a path; or a ``DatasetDict``, a dict of ``Dataset`` or one ``Dataset``.
+        data: a path, a pattern of paths (``shards/*.parquet``), or ``owner/name[:config][@revision]`` on the Hub; or a
+            ``DatasetDict``, a ``Dataset`` or a pandas ``DataFrame``, or a dict of them by split.
         file_suffixes: of the files that class folders may hold (``.jpg``, ...).
         cache_dir: where ``datasets`` keeps converted tables.
 
@@ -66,11 +71,13 @@ def read_source(data: Any, file_suffixes: Iterable[str], cache_dir: str | None =
     """
     from datasets import Dataset
 
+    data = _from_pandas(data)
     if isinstance(data, Dataset):
         return _checked(Source({UNSPLIT: undecoded(data)}, "the given Dataset"))
     if isinstance(data, Mapping):
         splits: dict[str, Dataset] = {}
-        for name, split in data.items():
+        for name, given in data.items():
+            split = _from_pandas(given)
             known = SPLIT_OF.get(str(name).lower())
             if known is None or not isinstance(split, Dataset):
                 raise UserError(
@@ -85,6 +92,10 @@ def read_source(data: Any, file_suffixes: Iterable[str], cache_dir: str | None =
         return _checked(Source(splits, "the given data sets"))
     if not isinstance(data, str | Path):
         raise UserError(f"data must be a path or a datasets.DatasetDict, got {type(data).__name__}.")
+    if is_hub_id(str(data)):
+        return _checked(_from_hub(str(data), cache_dir))
+    if files := _matching(str(data)):
+        return _checked(Source(read_tables(by_split(files), cache_dir), str(data), folder=files[0].parent))
     path = existing_path(data, "--data")
     if path.is_file():
         return _checked(Source(read_tables({UNSPLIT: [path]}, cache_dir), str(data), folder=path.parent))
@@ -92,6 +103,38 @@ def read_source(data: Any, file_suffixes: Iterable[str], cache_dir: str | None =
     if tables:
         return _checked(Source(read_tables(tables, cache_dir), str(data), folder=path))
     return _checked(Source(read_class_folders(path, frozenset(file_suffixes)), str(data), from_files=True))
+
+
+def _from_pandas(data: Any) -> Any:
+    """Return a pandas table as a Dataset, and everything else as it is."""
+    from datasets import Dataset
+
+    pandas = sys.modules.get("pandas")  # who has a table has imported it
+    if pandas is None or not isinstance(data, pandas.DataFrame):
+        return data
+    repeated = data.columns[data.columns.duplicated()]
+    if len(repeated):
+        raise UserError(f"data: the table has two columns '{repeated[0]}'.")
+    return Dataset.from_pandas(data.rename(columns=str), preserve_index=False)
+
+
+def _from_hub(data: str, cache_dir: str | None) -> Source:
+    """Read the splits whose names are known; one split alone has no other name than its own to be kept under."""
+    loaded = read_hub(data, cache_dir)
+    splits = {SPLIT_OF[name.lower()]: split for name, split in loaded.items() if name.lower() in SPLIT_OF}
+    if list(splits) == ["train"] or not splits:
+        splits = {UNSPLIT: splits.get("train") or next(iter(loaded.values()))}
+    return Source({name: undecoded(split) for name, split in splits.items()}, data)
+
+
+def _matching(data: str) -> list[Path]:
+    """Return the tables that a pattern such as ``shards/*.parquet`` names; empty where ``data`` is no pattern."""
+    if not glob.has_magic(data) or Path(data).exists():
+        return []
+    files = sorted(Path(path) for path in glob.glob(data, recursive=True) if Path(path).is_file())  # noqa: PTH207
+    if not files:
+        raise UserError(f"--data: no file matches '{data}'.")
+    return files
 
 
 def read_inputs(path: str | Path, file_suffixes: frozenset[str], cache_dir: str | None = None) -> Source:

@@ -25,6 +25,24 @@ READERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def by_split(files: list[Path]) -> dict[str, list[Path]]:
+    """Return split -> files by the splits in their names, or all as one where no name tells of a split.
+
+    Raises :class:`UserError` where some names tell of a split and others do not.
+    """
+    found: dict[str | None, list[Path]] = {}
+    for path in files:
+        found.setdefault(_split_in_name(path.stem), []).append(path)
+    unnamed = found.pop(None, [])
+    if unnamed and found:
+        named = next(iter(found.values()))[0]
+        raise UserError(
+            f"--data: '{unnamed[0]}' tells of no split in its name, and '{named}' does. Name all files for their splits, "
+            "or none."
+        )
+    return {UNSPLIT: unnamed} if unnamed else {str(split): paths for split, paths in found.items()}
+
+
 def tables_by_split(folder: Path) -> dict[str, list[Path]]:
     """Return split -> tables of a folder, empty where it holds none; raises :class:`UserError` for what is unclear."""
     tables: dict[str, list[Path]] = {}

@@ -396,3 +396,95 @@ def test_a_relative_path_finds_the_nearest_name(tmp_path: Path, monkeypatch):
     assert existing_path("pictures", "--data").is_dir()
     with pytest.raises(UserError, match=r"Did you mean 'pictures'\?"):
         existing_path("pictuers/a.png", "--data")
+
+
+# pandas, patterns and the Hub
+
+
+def test_pandas_tables_are_read(tmp_path: Path):
+    import pandas
+
+    frame = pandas.DataFrame({"text": ["a", "b"], "label": [1, 0]}, index=[7, 9])
+    source = read_source(frame, ())
+    assert source.column_names == ["text", "label"]
+    assert list(source.splits["all"]["label"]) == [1, 0]
+    both = read_source({"train": frame, "test": frame.iloc[:1]}, ())
+    assert {name: len(split) for name, split in both.splits.items()} == {"train": 2, "test": 1}
+    twice = pandas.DataFrame([["a", "b"]], columns=["text", "text"])
+    with pytest.raises(UserError, match="two columns 'text'"):
+        read_source(twice, ())
+
+
+def test_a_pattern_names_several_tables(tmp_path: Path):
+    for name in ("a", "b"):
+        write_csv(tmp_path / f"{name}.csv", [(f"text {name}", "x")])
+    assert list(read_source(str(tmp_path / "*.csv"), ()).splits["all"]["text"]) == ["text a", "text b"]
+    with pytest.raises(UserError, match=r"no file matches .*\*\.tsv"):
+        read_source(str(tmp_path / "*.tsv"), ())
+
+
+def test_files_of_a_pattern_are_put_into_the_splits_of_their_names(tmp_path: Path):
+    for name in ("train-0", "train-1", "test-0"):
+        write_csv(tmp_path / f"{name}.csv", [(name, "x")])
+    source = read_source(str(tmp_path / "*.csv"), ())
+    assert {name: list(split["text"]) for name, split in source.splits.items()} == {
+        "train": ["train-0", "train-1"],
+        "test": ["test-0"],
+    }
+    write_csv(tmp_path / "more.csv", [("more", "x")])
+    with pytest.raises(UserError, match="tells of no split"):
+        read_source(str(tmp_path / "*.csv"), ())
+
+
+def test_a_folder_with_brackets_in_its_name_is_no_pattern(tmp_path: Path):
+    folder = tmp_path / "run [1]"
+    folder.mkdir()
+    write_csv(folder / "train.csv", [("a", "x")])
+    assert list(read_source(str(folder), ()).splits) == ["train"]
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Stands in for the Hub, and notes what it was asked for."""
+    import datasets
+
+    asked = []
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+
+    def load_dataset(repo, config=None, revision=None, cache_dir=None):
+        asked.append((repo, config, revision))
+        if repo == "me/configs" and config is None:
+            raise ValueError("Config name is missing. Please pick one among the available configs: ['a', 'b']")
+        if repo == "me/alone":
+            return datasets.DatasetDict(train=rows)
+        return datasets.DatasetDict(train=rows, test=rows, unsupervised=rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_the_hub_is_asked_for_what_is_no_path(hub, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert set(read_source("stanford/imdb", ()).splits) == {"train", "test"}  # what is no split for us is left out
+    assert set(read_source("me/alone", ()).splits) == {"all"}  # splits are drawn from it
+    read_source("me/configs:a@v1.0", ())
+    assert hub == [("stanford/imdb", None, None), ("me/alone", None, None), ("me/configs", "a", "v1.0")]
+    with pytest.raises(UserError, match=r"Config name is missing.*me/configs:CONFIG"):
+        read_source("me/configs", ())
+
+
+@pytest.mark.parametrize("data", ["photos/tran", "./photos", "photos", "/photos/x", "../a/b"])
+def test_what_may_be_a_mistyped_path_is_not_looked_for_on_the_hub(data, hub, tmp_path: Path, monkeypatch):
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"there is no file|holds|has no|no class"):
+        read_source(data, ())
+    assert hub == []
+
+
+def test_without_a_network_the_hub_is_a_user_error(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"'nobody/nothing' is no file or folder here, and cannot be loaded from the Hub"
+    ):
+        read_source("nobody/nothing", ())

@@ -1,0 +1,46 @@
+"""Data sets on the Hub: ``owner/name``, with a configuration and a revision where one is wanted."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfft.errors import UserError, listed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
+
+
+def is_hub_id(data: str) -> bool:
+    """Say whether ``data`` can only be meant as ``owner/name[:config][@revision]``: no path begins as it does."""
+    match = _ID.fullmatch(data)
+    return match is not None and not data.startswith(".") and not Path(data.split("/")[0]).exists()
+
+
+def read_hub(data: str, cache_dir: str | None) -> dict[str, Dataset]:
+    """Load a data set from the cache or the Hub, every split under its own name.
+
+    Raises:
+        UserError: for a name that is not there, one that needs a configuration, and where the Hub is not reached.
+    """
+    from datasets import DatasetDict, load_dataset
+
+    match = _ID.fullmatch(data)
+    assert match is not None
+    try:
+        loaded: Any = load_dataset(match["repo"], match["config"], revision=match["revision"], cache_dir=cache_dir)
+    except Exception as error:  # of four libraries, and of any kind
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "Config name is missing" in reason or "BuilderConfig" in reason:
+            reason += f" Name it behind a colon: {match['repo']}:CONFIG."
+        raise UserError(
+            f"--data: '{data}' is no file or folder here, and cannot be loaded from the Hub: {reason}"
+        ) from error
+    if not isinstance(loaded, DatasetDict):
+        raise UserError(f"--data: '{data}' gives a {type(loaded).__name__}; wanted are splits of rows.")
+    if not loaded:
+        raise UserError(f"--data: '{data}' has no splits, only {listed(loaded)}.")
+    return dict(loaded)
