@@ -37,8 +37,8 @@ def by_split(files: list[Path]) -> dict[str, list[Path]]:
     if unnamed and found:
         named = next(iter(found.values()))[0]
         raise UserError(
-            f"--data: '{unnamed[0]}' tells of no split in its name, and '{named}' does. Name all files for their splits, "
-            "or none."
+            f"--data: '{unnamed[0]}' tells of no split in its name, and '{named}' does. Name all files for their "
+            "splits, or none."
         )
     return {UNSPLIT: unnamed} if unnamed else {str(split): paths for split, paths in found.items()}
 
