@@ -10,7 +10,9 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 
-from hfft.errors import UserError
+from hfft.errors import UserError, listed, nearest
+
+ON_PROBLEM = ("error", "skip", "warn")
 
 
 @dataclass
@@ -71,11 +73,24 @@ class DataArguments:
         default=0.2,
         metadata={"help": "Share of the examples held back as the test split where the data has none."},
     )
+    on_problem: str = field(
+        default="error",
+        metadata={
+            "help": "What to do about examples that cannot be used (unreadable, empty, without a label) and about "
+            "given test examples that stand in train as well: error; skip leaves out the former and the training "
+            "copies; warn does so too, but keeps the copies."
+        },
+    )
     cache_dir: str | None = field(
         default=None, metadata={"help": "Folder for converted data (default: that of the datasets library)."}
     )
 
     def __post_init__(self) -> None:
+        if self.on_problem not in ON_PROBLEM:
+            raise UserError(
+                f"on_problem must be one of {listed(ON_PROBLEM)}, got '{self.on_problem}'."
+                f"{nearest(self.on_problem, ON_PROBLEM)}"
+            )
         require_range(self, "validation_size", low=0, high=0.9)
         require_range(self, "test_size", low=0, high=0.9, low_included=False)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfft.errors import UserError, listed, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfft.arguments import ModelArguments
@@ -42,6 +43,25 @@ class InputColumn:
     role: str
     common_names: tuple[str, ...]
     required: bool = True
+
+
+SKETCH = 16
+"""Pixels a side of an :class:`Inspection`'s sketch."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What one look at an example's inputs tells.
+
+    Attributes:
+        problem: what is wrong, as the end of a sentence, or ``None``.
+        key: equal for inputs that are the same; ``None`` where the task makes none.
+        sketch: (16, 16, 3) uint8 likeness of a picture, for copies that are not the same bit for bit.
+    """
+
+    problem: str | None = None
+    key: bytes | None = None
+    sketch: np.ndarray | None = None
 
 
 class Task(ABC):
@@ -84,6 +104,10 @@ class Task(ABC):
     @abstractmethod
     def check(self, example: Example) -> str | None:
         """Return what is wrong with an example's inputs, as the end of a sentence, or ``None``."""
+
+    def inspect(self, example: Example) -> Inspection:
+        """Look at an example's inputs once: what :meth:`check` says, and what copies are found by."""
+        return Inspection(self.check(example))
 
     @abstractmethod
     def supports(self, config: PretrainedConfig) -> bool:

@@ -75,7 +75,7 @@ def test_a_third_party_task_is_found_listed_and_trained(plugin: Path, tiny_bert:
             folder = tmp_path / "shouts" / split / name
             folder.mkdir(parents=True)
             for index in range(count):
-                (folder / f"{index}.shout").write_text(f"THIS IS {name.upper()}")
+                (folder / f"{index}.shout").write_text(f"THIS {split.upper()} {index} IS {name.upper()}")
     flags = ["--num_train_epochs", "3", "--learning_rate", "1e-2", "--output_dir", "out"]
     done = run(["train", "--model", str(tiny_bert), "--data", "shouts", *flags], plugin, tmp_path)
     assert done.returncode == 0, done.stderr

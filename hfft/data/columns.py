@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hfft.data.sources import Source
-from hfft.data.split_names import REFERENCE
+from hfft.data.split_names import LABEL, REFERENCE
 from hfft.errors import UserError, listed, nearest
 from hfft.task import Task
 
-LABEL = "label"
 _LABEL_NAMES = ("label", "labels", "class", "target", "category", "intent", "y")
 
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfft.arguments import DataArguments
-from hfft.data.columns import LABEL, find_columns
+from hfft.data.columns import find_columns
+from hfft.data.copies import Inspected, settle_copies
 from hfft.data.sources import Source
-from hfft.data.split_names import GROUP, REFERENCE, UNSPLIT
+from hfft.data.split_names import GROUP, LABEL, REFERENCE, UNSPLIT
 from hfft.data.splits import draw_groups, draw_stratified
 from hfft.errors import UserError, listed, nearest
-from hfft.task import Task
+from hfft.task import Inspection, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -74,18 +75,30 @@ def prepare(
         source = dataclasses.replace(source, splits={"train": source.splits[UNSPLIT]})
     if "train" not in source.splits:
         raise UserError(f"--data: '{source.origin}' has no train split, only {listed(source.splits)}.")
+    notes: list[str] = []
+    rows = {name: list(range(len(split))) for name, split in source.splits.items()}
+    if arguments.on_problem != "error":
+        rows = _rows_with_labels(source, columns[LABEL], notes)
+        splits = {name: split.select(rows[name]) for name, split in source.splits.items()}
+        source = dataclasses.replace(source, splits=splits)
     class_names = _class_names(source.splits["train"], columns[LABEL], source.origin)
-    splits = {
-        name: label_split(split, name, source, task, columns, class_names, track)
-        for name, split in source.splits.items()
-    }
-    data = LabelledData(splits, class_names, source.origin, columns={} if source.from_files else columns)
-    if arguments.group_column is not None:
-        _add_groups(data, source, arguments.group_column)
-    if "test" not in splits:
-        _draw(data, "test", arguments.test_size, seed)
-    if "validation" not in splits and arguments.validation_size > 0:
-        _draw(data, "validation", arguments.validation_size, seed)
+    data = LabelledData({}, class_names, source.origin, notes, columns={} if source.from_files else columns)
+    inspected: dict[str, Inspected] = {}
+    for name, split in source.splits.items():
+        labelled, looks = _look_at(split, rows[name], name, source, task, columns, class_names, track)
+        if arguments.group_column is not None:
+            labelled = _with_groups(labelled, split, source, arguments.group_column)
+        usable = _usable(looks, labelled, _place(source, name), arguments.on_problem, notes)
+        data.splits[name] = labelled if len(usable) == len(looks) else labelled.select(usable)
+        inspected[name] = Inspected.of([looks[row] for row in usable])
+    data.group_column = arguments.group_column
+    _note_torn_groups(data)
+    given = set(data.splits)
+    if "test" not in given:
+        _draw(data, "test", arguments.test_size, seed, inspected)
+    if "validation" not in given and arguments.validation_size > 0:
+        _draw(data, "validation", arguments.validation_size, seed, inspected)
+    settle_copies(data, inspected, given, arguments.on_problem)
     data.splits = {name: data.splits[name] for name in ("train", "validation", "test") if name in data.splits}
     return data
 
@@ -99,7 +112,26 @@ def label_split(
     class_names: list[str] | None,
     track: Track | None = None,
 ) -> Dataset:
-    """Return a split with the task's columns, checked; with ``class_names`` also its labels as class indices."""
+    """Return a split with the task's columns, checked; with ``class_names`` also its labels as class indices.
+
+    Raises :class:`UserError` for labels and inputs that cannot be used.
+    """
+    labelled, looks = _look_at(split, list(range(len(split))), name, source, task, columns, class_names, track)
+    _usable(looks, labelled, _place(source, name), "error", [])
+    return labelled
+
+
+def _look_at(
+    split: Dataset,
+    rows: list[int],
+    name: str,
+    source: Source,
+    task: Task,
+    columns: Mapping[str, str],
+    class_names: list[str] | None,
+    track: Track | None,
+) -> tuple[Dataset, list[Inspection]]:
+    """Return the split with the task's columns, and what a look at each of its inputs told."""
     labels = None if class_names is None else split_labels(split, name, source, columns, class_names)
     if source.from_files:
         from datasets import Dataset
@@ -108,14 +140,28 @@ def label_split(
         inputs = [task.from_file(path) for path in references]
         labelled = Dataset.from_dict({role: [row[role] for row in inputs] for role in inputs[0]})
     else:
-        references = [f"row {index + 1}" for index in range(len(split))]
+        references = [f"row {row + 1}" for row in rows]
         labelled = split.select_columns([column for role, column in columns.items() if role != LABEL])
         labelled = labelled.rename_columns({c: role for role, c in columns.items() if role != LABEL and role != c})
         if source.folder is not None and task.file_suffixes:
             labelled = _located(labelled, task.inputs[0].role, source.folder)
-    _check_inputs(labelled, references, _place(source, name), task, track)
+    looks = _inspect(labelled, _place(source, name), task, track)
     labelled = labelled.add_column(REFERENCE, references)
-    return labelled if labels is None else labelled.add_column(LABEL, labels)
+    return (labelled if labels is None else labelled.add_column(LABEL, labels)), looks
+
+
+def _rows_with_labels(source: Source, column: str, notes: list[str]) -> dict[str, list[int]]:
+    """Return the rows of every split that have a label, and tell of those that have none."""
+    rows = {}
+    for name, split in source.splits.items():
+        labels = list(split[column])
+        rows[name] = [row for row, value in enumerate(labels) if not _is_missing(value)]
+        if missing := sorted(set(range(len(labels))) - set(rows[name])):
+            where = listed(f"row {row + 1}" for row in missing)
+            notes.append(f"{name}: {len(missing)} examples without a label were left out ({where}).")
+        if not rows[name]:
+            raise UserError(f"{_place(source, name)} has no label in column '{column}' at all.")
+    return rows
 
 
 def split_labels(
@@ -141,18 +187,29 @@ def _located(split: Dataset, role: str, folder: Path) -> Dataset:
     return split.add_column("located", found).remove_columns(role).rename_column("located", role)
 
 
-def _check_inputs(split: Dataset, references: Iterable[str], where: str, task: Task, track: Track | None) -> None:
+def _inspect(split: Dataset, where: str, task: Task, track: Track | None) -> list[Inspection]:
     """Look at every input before anything is trained; threads, because decoding pictures leaves Python's lock."""
     # a task that silences warnings in several threads at once would leave the filters changed for good
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        found: Iterable[str | None] = pool.map(task.check, split)
+        found: Iterable[Inspection] = pool.map(task.inspect, split)
         if track is not None:
             found = track(found, len(split), f"Checking {where.partition(': ')[2]}")
-        problems = [(ref, problem) for ref, problem in zip(references, found, strict=True) if problem]
-    if problems:
-        reference, problem = problems[0]
-        more = f" ({len(problems) - 1} more like it: {listed((r for r, _ in problems[1:]), 5)})" if problems[1:] else ""
-        raise UserError(f"{where}, {reference}: {problem}.{more}")
+        return list(found)
+
+
+def _usable(looks: list[Inspection], split: Dataset, where: str, on_problem: str, notes: list[str]) -> list[int]:
+    """Return the rows whose inputs can be used; the others are told of, or an error."""
+    problems = [row for row, look in enumerate(looks) if look.problem]
+    if not problems:
+        return list(range(len(looks)))
+    references = split[REFERENCE]
+    if on_problem == "error" or len(problems) == len(looks):
+        first, *others = problems
+        more = f" ({len(others)} more like it: {listed((references[row] for row in others), 5)})" if others else ""
+        raise UserError(f"{where}, {references[first]}: {looks[first].problem}.{more}")
+    told = listed(f"{references[row]}: {looks[row].problem}" for row in problems)
+    notes.append(f"{where.partition(': ')[2]}: {len(problems)} examples were left out ({told}).")
+    return [row for row, look in enumerate(looks) if not look.problem]
 
 
 def _class_names(train: Dataset, column: str, origin: str) -> list[str]:
@@ -225,7 +282,7 @@ def _label_indices(texts: list[str], class_names: list[str], where: str) -> list
     return [index_of[text] for text in texts]
 
 
-def _draw(data: LabelledData, name: str, share: float, seed: int) -> None:
+def _draw(data: LabelledData, name: str, share: float, seed: int, inspected: dict[str, Inspected]) -> None:
     """Move a stratified share of the training split to a split of its own."""
     train = data.splits["train"]
     labels = np.asarray(train[LABEL])
@@ -251,30 +308,36 @@ def _draw(data: LabelledData, name: str, share: float, seed: int) -> None:
             f"{listed(data.class_names[index] for index in lost)}. Give the splits yourself."
         )
     data.splits["train"], data.splits[name] = train.select(kept), train.select(drawn)
+    looks = inspected["train"]
+    inspected["train"], inspected[name] = looks.select(kept), looks.select(drawn)
     whole = f", groups of '{data.group_column}' kept whole" if data.group_column else ""
     data.notes.append(
         f"no {name} split was given: {len(drawn)} of {len(labels)} training examples were drawn for it{whole}."
     )
 
 
-def _add_groups(data: LabelledData, source: Source, column: str) -> None:
-    """Add the group of every row, and tell of groups that given splits tear apart."""
-    groups: dict[str, list[str]] = {}
-    for name, split in source.splits.items():
-        if source.from_files or column not in split.column_names:
-            raise UserError(
-                f"--group_column: there is no column '{column}' in '{source.origin}'."
-                + ("" if source.from_files else nearest(column, split.column_names))
-                + (" Class folders have no columns; name a table." if source.from_files else "")
-            )
-        groups[name] = [str(value) for value in split[column]]
-        if missing := [row + 1 for row, value in enumerate(split[column]) if _is_missing(value)]:
-            raise UserError(f"--group_column: '{source.origin}' has no value in '{column}' in row {listed(missing)}.")
-        data.splits[name] = data.splits[name].add_column(GROUP, groups[name])
-    data.group_column = column
-    for name in set(groups) - {"train"}:
-        if torn := sorted(set(groups[name]) & set(groups["train"])):
+def _with_groups(labelled: Dataset, split: Dataset, source: Source, column: str) -> Dataset:
+    """Add the group of every row."""
+    if source.from_files:
+        raise UserError(f"--group_column: '{source.origin}' is a folder of files; name a table that has the column.")
+    if column not in split.column_names:
+        raise UserError(
+            f"--group_column: there is no column '{column}' in '{source.origin}'.{nearest(column, split.column_names)}"
+        )
+    values = split[column]
+    if missing := [labelled[REFERENCE][row] for row, value in enumerate(values) if _is_missing(value)]:
+        raise UserError(f"--group_column: '{source.origin}' has no value in '{column}' in {listed(missing)}.")
+    return labelled.add_column(GROUP, [str(value) for value in values])
+
+
+def _note_torn_groups(data: LabelledData) -> None:
+    """Tell of groups that given splits tear apart."""
+    if data.group_column is None:
+        return
+    train = set(data.splits["train"][GROUP])
+    for name in sorted(set(data.splits) - {"train"}):
+        if torn := sorted(train & set(data.splits[name][GROUP])):
             data.notes.append(
-                f"{len(torn)} groups of '{column}' stand in train and in {name} ({listed(torn)}): the {name} metrics "
-                "are too good for new groups."
+                f"{len(torn)} groups of '{data.group_column}' stand in train and in {name} ({listed(torn)}): the "
+                f"{name} metrics are too good for new groups."
             )

@@ -1,6 +1,7 @@
 """What splits are called, and the columns that every split gets."""
 
 UNSPLIT = "all"
+LABEL = "label"
 REFERENCE = "reference"
 GROUP = "group"
 

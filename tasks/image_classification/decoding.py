@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from hfft.errors import UserError
+from hfft.task import SKETCH, Inspection
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
@@ -38,9 +40,14 @@ def decode_image(image: Any) -> Image.Image:
     return decoded
 
 
-def image_problem(image: Any) -> str | None:
-    """Return why the picture cannot be decoded, or ``None``."""
-    return _try_decode(image)[0]
+def inspect_image(image: Any) -> Inspection:
+    """Return why the picture cannot be decoded, or what its copies are found by."""
+    problem, decoded = _try_decode(image)
+    if decoded is None:
+        return Inspection(problem)
+    digest = hashlib.blake2b(repr(decoded.size).encode() + decoded.tobytes(), digest_size=16).digest()
+    sketch = np.asarray(decoded.resize((SKETCH, SKETCH), Image.Resampling.BOX))
+    return Inspection(key=digest, sketch=sketch)
 
 
 def _try_decode(image: Any) -> tuple[str | None, Image.Image | None]:

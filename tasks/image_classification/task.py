@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfft.loading import build_without_weights, load_classifier, reading
-from hfft.task import Collator, Encoder, Example, InputColumn, Task
+from hfft.task import Collator, Encoder, Example, InputColumn, Inspection, Task
 
-from .decoding import SUFFIXES, decode_image, image_problem
+from .decoding import SUFFIXES, decode_image, inspect_image
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -39,7 +39,11 @@ class ImageClassification(Task):
 
     def check(self, example: Example) -> str | None:
         """Decode the picture."""
-        return image_problem(example["image"])
+        return self.inspect(example).problem
+
+    def inspect(self, example: Example) -> Inspection:
+        """Copies have the same pixels, or hardly other ones."""
+        return inspect_image(example["image"])
 
     def supports(self, config: PretrainedConfig) -> bool:
         """Every configuration that transformers maps to an image classifier."""

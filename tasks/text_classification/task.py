@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfft.errors import UserError
 from hfft.loading import build_without_weights, load_classifier, reading
-from hfft.task import Collator, Encoder, Example, InputColumn, Task
+from hfft.task import Collator, Encoder, Example, InputColumn, Inspection, Task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -45,6 +46,14 @@ class TextClassification(Task):
             if not isinstance(value, str):
                 return f"the {role} is {value!r}, no text"
         return None
+
+    def inspect(self, example: Example) -> Inspection:
+        """Copies are texts that are equal but for case and blanks."""
+        problem = self.check(example)
+        if problem is not None:
+            return Inspection(problem)
+        texts = "\0".join(" ".join(str(example[role]).casefold().split()) for role in sorted(example))
+        return Inspection(key=hashlib.blake2b(texts.encode("utf-8", "surrogatepass"), digest_size=16).digest())
 
     def supports(self, config: PretrainedConfig) -> bool:
         """Every configuration that transformers maps to a sequence classifier."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ TEXT, IMAGE = load_task("text-classification"), load_task("image-classification"
 
 
 def prepare_texts(data: Any, seed: int = 0, **arguments: Any) -> LabelledData:
-    """Read and prepare data for text classification."""
+    """Read and prepare data for text classification; the few made-up rows may stand in two splits."""
+    arguments = {"on_problem": "warn", **arguments}
     return prepare(read_source(data, TEXT.file_suffixes), TEXT, DataArguments(**arguments), seed)
+
+
+prepare_strictly = partial(prepare_texts, on_problem="error")
 
 
 def table(labels: list[Any], texts: list[Any] | None = None, feature: Any = None) -> Dataset:
@@ -145,7 +150,7 @@ def test_rare_classes_stay_in_train():
 
 
 def test_what_was_drawn_is_noted():
-    given = DatasetDict(train=table(["a", "b"] * 20), test=table(["a", "b"]))
+    given = DatasetDict(train=table(["a", "b"] * 20), test=table(["a", "b"], ["other", "texts"]))
     assert prepare_texts(given).notes == ["no validation split was given: 4 of 40 training examples were drawn for it."]
     assert prepare_texts(given, validation_size=0).notes == []
     assert "validation" not in prepare_texts(given, validation_size=0).splits
@@ -255,13 +260,13 @@ def test_an_unlabelled_class_label_is_missing():
 )
 def test_missing_labels_are_reported_by_row(labels: list[Any], rows: str):
     with pytest.raises(UserError, match=rf"the train split of .* for \d of 4 examples \({rows}\)\. Fill them in"):
-        prepare_texts(table(labels))
+        prepare_strictly(table(labels))
 
 
 def test_missing_labels_of_a_csv_are_no_class(tmp_path: Path):
     path = write_csv(tmp_path / "t.csv", [("one", "a"), ("two", ""), ("three", "b"), ("four", "nan")])
     with pytest.raises(UserError, match=r"for 1 of 4 examples \(row 2\)"):
-        prepare_texts(path)
+        prepare_strictly(path)
 
 
 def test_integer_labels_of_a_csv(tmp_path: Path):
@@ -303,12 +308,12 @@ def test_texts_of_digits_are_texts(tmp_path: Path):
 def test_a_missing_integer_label_of_a_csv_is_reported(tmp_path: Path):
     path = write_csv(tmp_path / "t.csv", [("one", "1"), ("two", ""), ("three", "0"), ("four", "1")])
     with pytest.raises(UserError, match=r"for 1 of 4 examples \(row 2\)"):
-        prepare_texts(path)
+        prepare_strictly(path)
 
 
 def test_a_missing_label_in_the_test_split_is_reported():
     with pytest.raises(UserError, match=r"the test split of .* for 1 of 2 examples \(row 2\)"):
-        prepare_texts(DatasetDict(train=table(["a", "b"] * 4), test=table(["a", None])))
+        prepare_strictly(DatasetDict(train=table(["a", "b"] * 4), test=table(["a", None])))
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
@@ -353,7 +358,7 @@ def test_classes_come_from_train_alone():
 @pytest.mark.parametrize("empty", ["", "  ", "\t\n", None])
 def test_empty_texts_are_named_by_row(empty: str | None):
     with pytest.raises(UserError) as caught:
-        prepare_texts(table(["a", "b"] * 3, ["x", empty, "y", empty, "z", "w"]))
+        prepare_strictly(table(["a", "b"] * 3, ["x", empty, "y", empty, "z", "w"]))
     assert str(caught.value) == (
         "--data: the train split of 'the given Dataset', row 2: the text is empty. (1 more like it: row 4)"
     )
@@ -363,13 +368,13 @@ def test_an_empty_text_of_a_csv_is_named_with_the_file(tmp_path: Path):
     write_csv(tmp_path / "train.csv", make_sentences(12, 1))
     write_csv(tmp_path / "test.csv", [("fine", "animal"), ("", "animal")])
     with pytest.raises(UserError, match=rf"the test split of '{tmp_path}', row 2: the text is empty"):
-        prepare_texts(tmp_path)
+        prepare_strictly(tmp_path)
 
 
 def test_an_empty_second_text_is_named_by_its_role():
     given = Dataset.from_dict({"premise": ["a", "b"], "hypothesis": ["c", ""], "label": ["x", "y"]})
     with pytest.raises(UserError, match="row 2: the text_pair is empty"):
-        prepare_texts(given)
+        prepare_strictly(given)
 
 
 def test_many_problems_are_counted():
@@ -435,7 +440,7 @@ def picture_table(tmp_path: Path, names: list[str]) -> Dataset:
 
 def test_image_features_of_a_data_set(tmp_path: Path):
     given = picture_table(tmp_path, ["red", "blue"] * 6)
-    data = prepare_pictures(DatasetDict(train=given, test=given.select([1, 2])))
+    data = prepare_pictures(DatasetDict(train=given, test=given.select([1, 2])), on_problem="warn")
     assert data.class_names == ["red", "blue"]
     assert data.splits["test"]["label"] == [1, 0]
     row = data.splits["test"][0]
@@ -484,7 +489,8 @@ def test_progress_counts_every_example():
             seen.append((total, what))
             yield item
 
-    source = read_source(DatasetDict(train=table(["a", "b"] * 4), test=table(["a", "b"])), frozenset())
+    test = table(["a", "b"], ["other", "texts"])
+    source = read_source(DatasetDict(train=table(["a", "b"] * 4), test=test), frozenset())
     prepare(source, TEXT, DataArguments(validation_size=0), 0, track)
     assert (
         seen
@@ -551,3 +557,86 @@ def test_a_class_that_is_one_group_is_not_taken_out_of_training():
         except UserError as error:
             outcomes.append("takes every example of c" in str(error))
     assert all(outcomes)
+
+
+# copies
+
+
+def split_texts(train: list[str], test: list[str], labels: str = "ab") -> DatasetDict:
+    """Return two splits whose labels take turns."""
+    return DatasetDict(
+        {
+            name: table([labels[row % 2] for row in range(len(texts))], texts)
+            for name, texts in {"train": train, "test": test}.items()
+        }
+    )
+
+
+WORDS = [f"sentence number {index}" for index in range(200)]
+
+
+def test_a_few_training_copies_of_test_rows_are_left_out_and_told():
+    leak = ["Sentence  NUMBER 150 ", "sentence number 151"]
+    data = prepare_strictly(split_texts([*WORDS[:100], *leak], WORDS[100:]), validation_size=0)
+    assert set(data.splits["train"]["text"]) == set(WORDS[:100])
+    assert len(data.splits["test"]) == 100
+    note = "2 train examples are copies of test examples (row 101 of test's row 51, row 102 of test's row 52)"
+    assert any(note in line and "left out" in line for line in data.notes)
+
+
+def test_many_leaked_test_rows_are_refused_unless_told_otherwise():
+    splits = split_texts([*WORDS[:100], *WORDS[150:155]], WORDS[100:])
+    with pytest.raises(UserError, match=r"5 of the 100 test examples .* stand in train as well.*--on_problem skip"):
+        prepare_strictly(splits, validation_size=0)
+    skipped = prepare_texts(splits, validation_size=0, on_problem="skip")
+    assert set(skipped.splits["train"]["text"]) == set(WORDS[:100])
+    kept = prepare_texts(splits, validation_size=0, on_problem="warn")
+    assert len(kept.splits["train"]) == 105
+    assert any("test metrics are too good" in note for note in kept.notes)
+
+
+def test_drawn_splits_share_no_text():
+    rows = [text for text in WORDS[:50] for _ in range(3)]
+    data = prepare_strictly(table(["a", "b"] * 75, rows))
+    drawn = [set(data.splits[name]["text"]) for name in ("train", "validation", "test")]
+    assert sum(map(len, drawn)) == len(set().union(*drawn))
+
+
+def test_repeated_rows_and_contrary_labels_are_told():
+    rows = table(["a", "b", "a", "b", "a"], ["one", "two", "one", "one", "three"])
+    data = prepare_strictly(DatasetDict(train=rows, test=table(["a", "b"], ["x", "y"])), validation_size=0)
+    assert "2 training examples repeat others (row 1 = row 3 = row 4)." in data.notes
+    assert "1 inputs stand in train under more than one label: row 1 as 'a' and row 4 as 'b'." in data.notes
+
+
+def test_what_cannot_be_used_is_left_out_where_that_is_asked_for(tmp_path: Path):
+    rows = [("one", "a"), ("", "a"), ("two", "b"), ("three", ""), ("four", "b"), ("five", "a")]
+    write_csv(tmp_path / "train.csv", rows)
+    write_csv(tmp_path / "test.csv", [("six", "a"), ("seven", "b")])
+    with pytest.raises(UserError, match="row 4"):
+        prepare_strictly(str(tmp_path))
+    data = prepare_texts(str(tmp_path), on_problem="skip", validation_size=0)
+    assert data.splits["train"]["text"] == ["one", "two", "four", "five"]
+    assert data.splits["train"]["reference"] == ["row 1", "row 3", "row 5", "row 6"]
+    assert any("1 examples without a label were left out (row 4)" in note for note in data.notes)
+    assert any("row 2: the text is empty" in note for note in data.notes)
+
+
+def test_pictures_saved_again_are_found_and_others_are_not(tmp_path: Path):
+    from PIL import Image as Picture
+
+    generator = np.random.default_rng(0)
+    for split, first in (("train", 0), ("test", 40)):
+        for index in range(40):
+            coarse = generator.integers(0, 256, size=(6, 6, 3), dtype=np.uint8)
+            picture = Picture.fromarray(coarse).resize((96, 80), Picture.Resampling.BICUBIC)
+            path = tmp_path / split / ("ant", "bee")[index % 2] / f"{first + index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+    clean = prepare_pictures(str(tmp_path), validation_size=0)
+    assert len(clean.splits["train"]) == 40
+    with Picture.open(tmp_path / "test" / "ant" / "40.png") as picture:
+        picture.convert("RGB").resize((95, 79)).save(tmp_path / "train" / "ant" / "copy.jpg", quality=70)
+    data = prepare_pictures(str(tmp_path), validation_size=0)
+    assert len(data.splits["train"]) == 40
+    assert any("copy.jpg of test's" in note and "40.png" in note for note in data.notes)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hfft.tasks.image_classification import decoding
-from hfft.tasks.image_classification.decoding import SUFFIXES, decode_image, image_problem
+from hfft.tasks.image_classification.decoding import SUFFIXES, decode_image, inspect_image
 from PIL import Image, ImageFile, PngImagePlugin
 from transformers.image_utils import load_image
 
@@ -246,7 +246,7 @@ def test_paths_bytes_rows_and_pictures_decode_alike(tmp_path: Path):
     rows = [{"bytes": content, "path": None}, {"bytes": content, "path": "gone.png"}, {"bytes": None, "path": path}]
     for image in (path, Path(path), content, *rows, Image.open(path), RGB):
         np.testing.assert_array_equal(np.asarray(decode_image(image)), PIXELS)
-        assert image_problem(image) is None
+        assert inspect_image(image).problem is None
 
 
 def test_a_picture_in_memory_is_left_alone():
@@ -320,11 +320,11 @@ def test_a_file_that_is_not_there_is_named(image: Any):
 
 @pytest.mark.parametrize("image", [None, {"bytes": None, "path": None}])
 def test_no_picture_at_all(image: Any):
-    assert image_problem(image) == "there is no picture"
+    assert inspect_image(image).problem == "there is no picture"
 
 
 def test_a_folder_is_no_picture(tmp_path: Path):
-    assert "cannot be read as a picture" in (image_problem(tmp_path) or "")
+    assert "cannot be read as a picture" in (inspect_image(tmp_path).problem or "")
 
 
 # bombs
@@ -348,7 +348,7 @@ def test_a_bomb_is_refused_before_its_pixels_are_made(monkeypatch, side: int):
         monkeypatch.setattr(kind, "load", lambda *_: loaded.append(1))
     content = bomb(side)
     assert len(content) < 60_000
-    assert "pixels" in (image_problem(content) or "")
+    assert "pixels" in (inspect_image(content).problem or "")
     with pytest.raises(UserError, match=r"^'bomb\.png': .* pixels"):
         decode_image({"bytes": content, "path": "bomb.png"})
     assert loaded == []
@@ -356,6 +356,6 @@ def test_a_bomb_is_refused_before_its_pixels_are_made(monkeypatch, side: int):
 
 def test_the_limit_itself_is_decoded(monkeypatch):
     monkeypatch.setattr(decoding, "MAX_PIXELS", 54)
-    assert image_problem(RGB) is None
+    assert inspect_image(RGB).problem is None
     monkeypatch.setattr(decoding, "MAX_PIXELS", 53)
-    assert image_problem(RGB) == "it has 9 x 6 pixels, more than 53"
+    assert inspect_image(RGB).problem == "it has 9 x 6 pixels, more than 53"
