@@ -77,6 +77,14 @@ class FineTuningTrainer(Trainer):
                     module.eval()
         return super().compute_loss_context_manager()
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does, and leave everything trainable also where training breaks off."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self.unfreezing is not None:
+                self.unfreezing.release()
+
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:

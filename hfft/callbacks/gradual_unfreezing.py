@@ -112,7 +112,7 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         stack = LayerStack.from_model(model, self._patterns)
         # what does not require a gradient now is frozen for good, by its owner
         members = [[parameters[name] for name in group.parameter_names] for group in stack]
-        self._members = [[parameter for parameter in group if parameter.requires_grad] for group in members]
+        self._members = [[p for p in group if p.requires_grad or getattr(p, _MARK, False)] for group in members]
         self._group_of = {id(parameter): index for index, group in enumerate(self._members) for parameter in group}
         _require_in_optimizer(stack, self._members, optimizer)
         self.stack = stack
@@ -170,7 +170,7 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
             self._hook.remove()
             self._hook = None
         for parameter in (parameter for group in self._members for parameter in group):
-            parameter.requires_grad_(True)
+            _set(parameter, True)
 
     def describe(self, step: int) -> str:
         """Return how many layer groups train in a step, for people."""
@@ -202,7 +202,7 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
             trains = self.schedule.trains(index, step)
             for parameter in group:
                 if parameter.requires_grad != trains:
-                    parameter.requires_grad_(trains)
+                    _set(parameter, trains)
 
     def _factor(self, group: dict[str, Any], step: int) -> float:
         """An optimizer's group may hold parameters of several layer groups: frozen ones have no gradient, so the
@@ -228,6 +228,15 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
             f"The checkpoint was made with another unfreezing schedule: {listed(differing, 4)}. Resume with the same "
             "number of epochs, batch size and unfreezing, or start afresh."
         )
+
+
+_MARK = "_frozen_by_schedule"
+
+
+def _set(parameter: nn.Parameter, trains: bool) -> None:
+    """Freeze or thaw, and leave a mark: a training that broke off leaves layers frozen that are not so for good."""
+    parameter.requires_grad_(trains)
+    setattr(parameter, _MARK, not trains)
 
 
 def _freeze_modes(model: nn.Module, inputs: Any) -> None:

@@ -453,3 +453,41 @@ def test_patience_starts_anew_at_a_thaw_and_survives_a_resume(tmp_path: Path):
     assert gradual.state.global_step == 9  # after step 6 the count starts for the last time
     resumed = run(tmp_path / "again", str(tmp_path / "full" / "checkpoint-3"), strategy="full")
     assert resumed.state.global_step == 4
+
+
+class BreaksOff(TrainerCallback):
+    def __init__(self) -> None:
+        self.breaks = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.breaks:
+            raise KeyboardInterrupt
+
+
+def test_layers_that_a_broken_training_left_frozen_are_not_frozen_for_good(tmp_path: Path):
+    model, breaks = Net(), BreaksOff()
+    callbacks = [GradualUnfreezing(), breaks]
+    trainer = InOrder(model, arguments(tmp_path), train_dataset=net_data(STEPS * BATCH), callbacks=callbacks)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not model.trunk.embed.weight.requires_grad
+    # another trainer makes its optimizer without them, and is told so
+    again = InOrder(model, arguments(tmp_path), train_dataset=net_data(STEPS * BATCH), callbacks=[GradualUnfreezing()])
+    with pytest.raises(UserError, match="does not hold the parameters of stem"):
+        again.train()
+    # the same one goes on with all
+    before = model.trunk.embed.weight.detach().clone()
+    breaks.breaks = False
+    trainer.train()
+    assert not torch.equal(before, model.trunk.embed.weight)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_our_trainer_leaves_everything_trainable_where_training_breaks_off(tmp_path: Path):
+    args = arguments(
+        tmp_path, FineTuningArguments, strategy="gradual", eval_strategy="no", load_best_model_at_end=False
+    )
+    trainer = InOrderFineTuning(Net(), args, train_dataset=net_data(STEPS * BATCH), callbacks=[BreaksOff()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert all(parameter.requires_grad for parameter in trainer.model.parameters())
