@@ -26,9 +26,11 @@ class EarlyStopping(EarlyStoppingCallback):
     ) -> None:
         """Go on with the count of the checkpoint, which the Trainer restores only where it is asked to."""
         super().on_train_begin(args, state, control, **kwargs)
-        stored = (state.stateful_callbacks or {}).get(type(self).__name__)
+        checkpoint = state.stateful_callbacks = state.stateful_callbacks or {}
+        # a checkpoint that was made without patience has no place for it, and the Trainer fails when it saves the next
+        stored = checkpoint.setdefault(type(self).__name__, self.state())
         stored = stored[0] if isinstance(stored, list) else stored
-        if stored and state.global_step > 0:
+        if state.global_step > 0:
             self.early_stopping_patience_counter = stored["attributes"]["early_stopping_patience_counter"]
 
     def on_step_begin(

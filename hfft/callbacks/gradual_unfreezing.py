@@ -212,11 +212,17 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         return max((self.schedule.factor(index, step) for index in indices), default=1.0)
 
     def _require_same_schedule(self, state: TrainerState) -> None:
-        stored = (state.stateful_callbacks or {}).get(type(self).__name__)
+        checkpoint = state.stateful_callbacks = state.stateful_callbacks or {}
+        if state.global_step > 0 and type(self).__name__ not in checkpoint:
+            raise UserError(
+                "The checkpoint was made without gradual unfreezing: layers that it has trained would be frozen again. "
+                "Resume without it, or start afresh."
+            )
+        stored = checkpoint.setdefault(type(self).__name__, self.state())
         stored = stored[0] if isinstance(stored, list) else stored
-        before = (stored or {}).get("attributes", {}).get("kept") or {}
+        before = stored["attributes"].get("kept") or {}
         now = self.state()["attributes"]["kept"]
-        if state.global_step == 0 or not before or before == now:
+        if state.global_step == 0 or before == now:
             return
         old, new = before.get("starts", {}), now["starts"]
         differing = [

@@ -341,6 +341,30 @@ def test_another_schedule_on_resume_is_refused_with_what_differs(uninterrupted, 
         fine_tune(tmp_path, checkpoint, epochs_per_group=1 / 3)
 
 
+def test_a_checkpoint_without_unfreezing_cannot_be_resumed_with_it(tmp_path: Path):
+    fine_tune(tmp_path / "full", strategy="full")
+    with pytest.raises(UserError, match="made without gradual unfreezing"):
+        fine_tune(tmp_path / "gradual", tmp_path / "full" / "checkpoint-4")
+
+
+def test_patience_can_be_added_on_resume(tmp_path: Path):
+    fine_tune(tmp_path / "first", strategy="full")
+    args = arguments(
+        tmp_path / "second",
+        FineTuningArguments,
+        strategy="full",
+        save_strategy="steps",
+        save_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        early_stopping_patience=50,
+    )
+    data = net_data(STEPS * BATCH)
+    trainer = InOrderFineTuning(Net(), args, train_dataset=data, eval_dataset=net_data(8))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-4"))
+    assert trainer.state.global_step == STEPS
+
+
 def test_the_log_has_the_head_s_rate_and_that_of_every_layer(uninterrupted):
     rows = [row for row in uninterrupted.state.log_history if "learning_rate" in row]
     assert len(rows) == STEPS
