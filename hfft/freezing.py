@@ -43,6 +43,8 @@ class UnfreezeSchedule:
             rewarm_steps: see the class; never longer than a stage.
         """
         stages = [math.ceil(height / groups_per_stage) for height in reversed(range(groups))]
+        if not math.isfinite(steps_per_stage * groups):
+            raise UserError(f"A stage of {steps_per_stage} steps cannot be meant.")
         starts = tuple(math.ceil(stage * steps_per_stage) for stage in stages)
         return cls(starts, min(rewarm_steps, int(steps_per_stage)))
 

@@ -94,7 +94,7 @@ def _starts(args: FineTuningArguments, groups: int) -> list[str]:
     if not load_strategy(args.strategy).gradual:
         return ["from step 1"] * groups
     steps = 1000  # of the run or of an epoch; only shares of them are shown
-    schedule = GradualUnfreezing(args.epochs_per_group).build_schedule(groups, steps, epochs=1)
+    schedule = GradualUnfreezing(args.epochs_per_group).build_schedule(groups, steps, steps_per_epoch=steps)
     unit = "after {:.0f} % of the run" if args.epochs_per_group is None else "after {:.3g} epochs"
     scale = steps / 100 if args.epochs_per_group is None else steps
     return [unit.format(start / scale) if start else "from step 1" for start in schedule.starts]

@@ -42,18 +42,23 @@ class FineTuningTrainer(Trainer):
             kwargs["optimizer_cls_and_kwargs"] = layerwise_optimizer_from_arguments(args)
         if kwargs.get("compute_loss_func") is None and _is_single_label(model):
             kwargs["compute_loss_func"] = self._classification_loss
-        if args.freeze and model is not None:
+        if args.freeze and model is None:
+            raise UserError("freeze needs the model itself, not a model_init that makes it later.")
+        if args.freeze:
             freeze_for_good(model, args)  # before the optimizer is made, which holds what can train
         if load_strategy(args.strategy).gradual:
             args.ddp_find_unused_parameters = True  # frozen layers give no gradients to reduce
         super().__init__(model=model, args=args, **kwargs)
-        self.unfreezing = next((c for c in self.callback_handler.callbacks if isinstance(c, GradualUnfreezing)), None)
         if self.unfreezing is None and load_strategy(args.strategy).gradual:
-            self.unfreezing = GradualUnfreezing(args.epochs_per_group, layer_patterns=args.layer_patterns)
-            self.add_callback(self.unfreezing)
+            self.add_callback(GradualUnfreezing(args.epochs_per_group, layer_patterns=args.layer_patterns))
         if args.early_stopping_patience is not None and self.eval_dataset is not None:
-            self.add_callback(EarlyStopping(args.early_stopping_patience, self.unfreezing))
+            self.add_callback(EarlyStopping(args.early_stopping_patience, unfreezing=self.unfreezing))
         self._rates: dict[str, float] = {}  # of each layer in the last step
+
+    @property
+    def unfreezing(self) -> GradualUnfreezing | None:
+        """The callback that unfreezes, if there is one."""
+        return next((c for c in self.callback_handler.callbacks if isinstance(c, GradualUnfreezing)), None)
 
     def _classification_loss(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
@@ -107,7 +112,10 @@ class FineTuningTrainer(Trainer):
             return rate
         step = self.state.global_step
         factors = self.unfreezing.rate_factors(self.optimizer, step) if self.unfreezing else [1.0] * len(groups)
-        self._rates = {group["layer"]: group["lr"] * factor for group, factor in zip(groups, factors, strict=True)}
+        self._rates = {}
+        for group, factor in zip(groups, factors, strict=True):  # where multipliers split a layer, its highest rate
+            layer = group["layer"]
+            self._rates[layer] = max(group["lr"] * factor, self._rates.get(layer, 0.0))
         return list(self._rates.values())[-1]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -187,9 +195,12 @@ def layerwise_optimizer_from_arguments(args: FineTuningArguments) -> tuple[type,
 
 def _options(text: str | None) -> dict[str, Any]:
     """Read ``momentum=0.9,nesterov=True``, as transformers does for its own optimizers."""
-    pairs = [pair.partition("=") for pair in (text or "").split(",") if pair.strip()]
     try:
-        return {name.strip(): ast.literal_eval(value.strip()) for name, _, value in pairs}
+        call = ast.parse(f"options({text or ''})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        if call.args or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError("a value without a name")
+        return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (ValueError, SyntaxError) as error:
         raise UserError(f"optim_args: '{text}' is not of the form name=value,name=value with plain values.") from error
 

@@ -193,6 +193,10 @@ class FineTuningArguments(TrainingArguments):
         for f in dataclasses.fields(self):
             if isinstance(getattr(self, f.name), float):
                 require_range(self, f.name)
+        for name in ("freeze", "layer_patterns"):
+            value = getattr(self, name)
+            if isinstance(value, str | int):
+                setattr(self, name, [str(value)])
         strategy = load_strategy(self.strategy)
         if self.epochs_per_group is not None and not strategy.gradual:
             raise UserError(f"epochs_per_group has no place in the strategy '{strategy.name}': it belongs to gradual.")
@@ -218,6 +222,9 @@ class FineTuningArguments(TrainingArguments):
             self.lr_scheduler_type = schedule
         if own_optimizer:
             self.optim = optimizer
+        for name in ("lr_multipliers", "lr_scheduler_kwargs"):
+            if not isinstance(getattr(self, name), dict | None):
+                raise UserError(f'{name} must be names and values, such as {{"a": 1}}, got {getattr(self, name)!r}.')
         require_one_world(int(os.environ.get("WORLD_SIZE", "1")), self.world_size)
         if self.n_gpu > 1:
             # One process that feeds several GPUs (DataParallel) is slower than one GPU more often than not.

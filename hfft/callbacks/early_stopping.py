@@ -10,16 +10,22 @@ from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """Stops when ``patience`` evaluations in a row have brought no improvement.
+    """Stops when ``early_stopping_patience`` evaluations in a row have brought no improvement.
 
     Args:
-        patience: evaluations.
+        early_stopping_patience: evaluations.
+        early_stopping_threshold: what counts as an improvement.
         unfreezing: at each of its thaws the count starts anew, for the new layers warm up first.
     """
 
-    def __init__(self, patience: int, unfreezing: GradualUnfreezing | None = None) -> None:
-        super().__init__(early_stopping_patience=patience)
-        self._unfreezing = unfreezing
+    def __init__(
+        self,
+        early_stopping_patience: int,
+        early_stopping_threshold: float = 0.0,
+        unfreezing: GradualUnfreezing | None = None,
+    ) -> None:
+        super().__init__(early_stopping_patience, early_stopping_threshold)
+        self.unfreezing = unfreezing
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -37,5 +43,5 @@ class EarlyStopping(EarlyStoppingCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Count from zero where a layer group thaws."""
-        if self._unfreezing is not None and self._unfreezing.thaws_at(state.global_step):
+        if self.unfreezing is not None and self.unfreezing.thaws_at(state.global_step):
             self.early_stopping_patience_counter = 0

@@ -83,15 +83,25 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         self._members: list[list[nn.Parameter]] = []
         self._group_of: dict[int, int] = {}  # id of a parameter -> index of its group
         self._hook: RemovableHandle | None = None
-        self._scheduled: list[float] | None = None  # rates of the optimizer's groups before ours were applied
+        self._arguments = {
+            **lengths,
+            "groups_per_stage": groups_per_stage,
+            "rewarm_steps": rewarm_steps,
+            "layer_patterns": layer_patterns,
+        }
+        self._scheduled: list[tuple[dict[str, Any], float]] = []  # the optimizer's groups and their rates before ours
 
-    def build_schedule(self, groups: int, total_steps: int, epochs: float) -> UnfreezeSchedule:
-        """Return the schedule for a model of so many groups and a run of so many steps and epochs."""
-        steps_per_epoch = total_steps / epochs
+    def build_schedule(self, groups: int, total_steps: int, steps_per_epoch: float) -> UnfreezeSchedule:
+        """Return the schedule for so many groups that can train and a run of so many steps.
+
+        Raises :class:`UserError` where nothing would train in the first step.
+        """
         starts = self._start_steps
         if self._start_epochs is not None:
             starts = [round(epoch * steps_per_epoch) for epoch in self._start_epochs]
         if starts is not None:
+            if not starts or starts[0] != 0 or any(step != int(step) for step in starts):
+                raise UserError(f"The steps of a thaw are whole numbers, and the head's is 0; got {list(starts)}.")
             return UnfreezeSchedule.at_steps(groups, starts, self._rewarm_steps)
         if self._steps_per_group is not None:
             stage = self._steps_per_group
@@ -106,8 +116,9 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Order the layers, check that all of them can be trained, and freeze what is frozen now."""
+        self.release()  # what a training that broke off has left
         model, optimizer = kwargs["model"], kwargs["optimizer"]
-        _require_plain_checkpointing(args, model)
+        _require_plain_checkpointing(args)
         parameters = dict(model.named_parameters())
         stack = LayerStack.from_model(model, self._patterns)
         # what does not require a gradient now is frozen for good, by its owner
@@ -116,14 +127,21 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         self._group_of = {id(parameter): index for index, group in enumerate(self._members) for parameter in group}
         _require_in_optimizer(stack, self._members, optimizer)
         self.stack = stack
-        self.schedule = self.build_schedule(len(stack), state.max_steps, state.num_train_epochs)
+        batches = len(kwargs["train_dataloader"]) if _has_length(kwargs.get("train_dataloader")) else state.max_steps
+        steps_per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
+        # groups without anything to train, such as those frozen for good, take up no stage
+        active = [index for index, group in enumerate(self._members) if group]
+        built = self.build_schedule(len(active), state.max_steps, steps_per_epoch)
+        starts: list[int | None] = [None] * len(stack)
+        for index, start in zip(active, built.starts, strict=True):
+            starts[index] = start
+        self.schedule = UnfreezeSchedule(tuple(starts), built.rewarm_steps)
         self._require_same_schedule(state)
         for group in self.schedule.never(state.max_steps):
             if self._members[group]:
                 logger.warning("Layer group %s never trains: its turn would come after the run.", stack[group].name)
         self._apply(state.global_step)
-        if self._hook is None:
-            self._hook = model.register_forward_pre_hook(_freeze_modes)
+        self._hook = model.register_forward_pre_hook(_freeze_modes)
 
     def on_step_begin(
         self,
@@ -140,10 +158,9 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         if thawed := self.schedule.thaws_at(step):
             names = listed([self.stack[group].name for group in reversed(thawed)])
             logger.info("Step %d: %s thaws; %s", step, names, self.describe(step))
-        groups = kwargs["optimizer"].param_groups
-        self._scheduled = [group["lr"] for group in groups]
-        for group in groups:
-            group["lr"] = group["lr"] * self._factor(group, step)
+        self._scheduled = [(group, group["lr"]) for group in kwargs["optimizer"].param_groups]
+        for group, rate in self._scheduled:
+            group["lr"] = rate * self._factor(group, step)
 
     def on_optimizer_step(
         self,
@@ -153,10 +170,7 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Give the schedule its own rates back: some schedules compute the next rate from the last."""
-        if self._scheduled is not None:
-            for group, rate in zip(kwargs["optimizer"].param_groups, self._scheduled, strict=True):
-                group["lr"] = rate
-            self._scheduled = None
+        self._give_rates_back()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -171,11 +185,12 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
             self._hook = None
         for parameter in (parameter for group in self._members for parameter in group):
             _set(parameter, True)
+        self._give_rates_back()
 
     def describe(self, step: int) -> str:
         """Return how many layer groups train in a step, for people."""
         assert self.schedule is not None
-        trained = sum(self.schedule.trains(group, step) for group in range(len(self._members)))
+        trained = sum(bool(group) and self.schedule.trains(i, step) for i, group in enumerate(self._members))
         return f"{trained} of {len(self._members)} layer groups train"
 
     def rate_factors(self, optimizer: Any, step: int) -> list[float]:
@@ -194,7 +209,12 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
                 "starts": dict(zip((group.name for group in self.stack), self.schedule.starts, strict=True)),
                 "rewarm_steps": self.schedule.rewarm_steps,
             }
-        return {"args": {}, "attributes": {"kept": kept}}
+        return {"args": self._arguments, "attributes": {"kept": kept}}
+
+    def _give_rates_back(self) -> None:
+        for group, rate in self._scheduled:
+            group["lr"] = rate
+        self._scheduled = []
 
     def _apply(self, step: int) -> None:
         assert self.schedule is not None
@@ -245,6 +265,13 @@ def _set(parameter: nn.Parameter, trains: bool) -> None:
     setattr(parameter, _MARK, not trains)
 
 
+def _has_length(loader: Any) -> bool:
+    try:
+        return len(loader) > 0
+    except TypeError:  # of a stream
+        return False
+
+
 def _freeze_modes(model: nn.Module, inputs: Any) -> None:
     """Before each forward pass: the Trainer has just put the whole model into train mode."""
     if model.training:
@@ -267,7 +294,7 @@ def _require_in_optimizer(stack: LayerStack, members: list[list[nn.Parameter]], 
         raise UserError("No parameter requires a gradient, so there is nothing to unfreeze.")
 
 
-def _require_plain_checkpointing(args: TrainingArguments, model: nn.Module) -> None:
+def _require_plain_checkpointing(args: TrainingArguments) -> None:
     """Refuse reentrant activation checkpointing: with frozen layers below, a block gets no gradient at all."""
     options = getattr(args, "gradient_checkpointing_kwargs", None) or getattr(
         args, "activation_checkpointing_kwargs", None

@@ -146,9 +146,11 @@ def schedule_factor(
         return function(step, **fixed, **options)
 
     try:
-        factor(0), factor(max(0, total_steps - 1))
+        tried = [factor(step) for step in {*range(0, total_steps + 1, max(1, total_steps // 200)), total_steps}]
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise UserError(f"--lr_scheduler_kwargs: {name} with {options}: {error}.") from error
+    if not all(isinstance(value, float | int) and -1e-9 <= value <= 1 + 1e-9 for value in tried):
+        raise UserError(f"--lr_scheduler_kwargs: {name} with {options} gives rates below 0 or above the peak.")
     return factor
 
 
@@ -158,7 +160,9 @@ def _factor_of_transformers(
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     try:
         scheduler = get_scheduler(name, optimizer, warmup_steps, total_steps, options)
-    except (ValueError, TypeError, KeyError) as error:
+        assert isinstance(scheduler, LambdaLR)
+        for step in (0, warmup_steps + 1, total_steps):
+            scheduler.lr_lambdas[0](step)  # options of the wrong type show only here
+    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         raise UserError(f"--lr_scheduler_type: {error}. See lr_scheduler_kwargs.") from error
-    assert isinstance(scheduler, LambdaLR)
     return scheduler.lr_lambdas[0]

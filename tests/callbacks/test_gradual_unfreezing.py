@@ -376,7 +376,7 @@ def test_the_log_has_the_head_s_rate_and_that_of_every_layer(uninterrupted):
 
 
 def test_by_default_everything_is_thawed_by_half_of_the_run():
-    schedule = GradualUnfreezing().build_schedule(groups=6, total_steps=100, epochs=10)
+    schedule = GradualUnfreezing().build_schedule(groups=6, total_steps=100, steps_per_epoch=10)
     assert schedule.starts == (50, 40, 30, 20, 10, 0)
     assert GradualUnfreezing(epochs_per_group=0.5).build_schedule(6, 100, 10).starts == (25, 20, 15, 10, 5, 0)
     assert GradualUnfreezing(start_epochs=[0, 1, 1.5]).build_schedule(3, 100, 10).starts == (15, 10, 0)
@@ -515,3 +515,36 @@ def test_our_trainer_leaves_everything_trainable_where_training_breaks_off(tmp_p
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert all(parameter.requires_grad for parameter in trainer.model.parameters())
+
+
+def test_fractions_of_epochs_are_those_of_the_data_also_where_a_run_ends_within_one(tmp_path: Path):
+    for options in ({"max_steps": 15}, {"max_steps": -1, "num_train_epochs": 0.9}, {"max_steps": 20}):
+        unfreezing = GradualUnfreezing(epochs_per_group=0.2)
+        data = net_data(10 * BATCH)  # ten steps an epoch
+        InOrder(Net(), arguments(tmp_path, **options), train_dataset=data, callbacks=[unfreezing]).train()
+        assert unfreezing.schedule.starts == (6, 4, 2, 0)
+
+
+@pytest.mark.parametrize("freeze", [["head"], ["trunk.blocks.1"], ["2"]])
+def test_what_is_frozen_for_good_takes_up_no_stage(freeze, tmp_path: Path):
+    args = arguments(
+        tmp_path,
+        FineTuningArguments,
+        strategy="gradual",
+        freeze=freeze,
+        eval_strategy="no",
+        load_best_model_at_end=False,
+    )
+    trainer = InOrderFineTuning(Net(), args, train_dataset=net_data(STEPS * BATCH))
+    trainer.train()
+    starts = [start for start in trainer.unfreezing.schedule.starts if start is not None]
+    assert len(starts) == (2 if freeze == ["2"] else 3)
+    assert starts[-1] == 0
+    assert trainer.unfreezing.describe(STEPS) == f"{len(starts)} of 4 layer groups train"
+
+
+def test_restoring_callbacks_from_the_checkpoint_changes_nothing(uninterrupted, tmp_path: Path):
+    checkpoint = Path(uninterrupted.args.output_dir) / "checkpoint-4"
+    resumed = fine_tune(tmp_path, checkpoint, restore_callback_states_from_checkpoint=True)
+    for name, value in uninterrupted.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
