@@ -22,6 +22,7 @@ from hfft.evaluation.metrics import softmax
 from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.optim import layerwise_param_groups
+from hfft.optim.factory import require_optimizer
 from hfft.parsing import split_settings, training_arguments
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
@@ -162,6 +163,8 @@ def _make_trainer(
     rates = f"{args.learning_rate:g} for all layers"
     if uses_layerwise_rates(args):
         layerwise_param_groups(model, **group_arguments(args))  # what does not fit is refused before a folder is made
+    else:
+        require_optimizer(args)
     if uses_layerwise_rates(args) and args.layer_decay != 1:
         groups = len(LayerStack.from_model(model, args.layer_patterns))
         rates = f"{args.head_learning_rate or args.learning_rate:g} for the head, decay {args.layer_decay:g} from "

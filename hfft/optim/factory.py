@@ -90,16 +90,25 @@ def layerwise_optimizer(
     }
 
 
+def require_optimizer(args: TrainingArguments) -> tuple[Any, dict[str, Any]]:
+    """Return class, or factory, and options of the optimizer that ``args.optim`` names.
+
+    Raises :class:`UserError` where a package is missing, or ``optim_args`` cannot be read.
+    """
+    try:
+        return Trainer.get_optimizer_cls_and_kwargs(args)
+    except (ImportError, ValueError) as error:
+        name = getattr(args.optim, "value", args.optim)
+        raise UserError(f"optim: {name} cannot be used: {error}") from error
+
+
 def optimizer_of_arguments(args: TrainingArguments) -> tuple[OptimizerClass, dict[str, Any]]:
     """Return class and options of the optimizer that ``args.optim`` names.
 
     Raises :class:`UserError` for optimizers that insist on parameter groups of their own.
     """
     name = str(getattr(args.optim, "value", args.optim))
-    try:
-        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"optim: {name} cannot be used: {error}") from error
+    optimizer_class, options = require_optimizer(args)
     own_groups = {"params", "model", "optimizer_dict"} & options.keys()
     if own_groups or not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
         raise UserError(
