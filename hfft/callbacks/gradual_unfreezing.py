@@ -30,7 +30,7 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
     DistributedDataParallel their buckets): the callback freezes them when training begins, and leaves them trainable
     when it ends. Frozen modules run in eval mode. A group's learning rate is 0 while it is frozen and rises to its
     full value over ``rewarm_steps`` after its thaw. That needs an optimizer whose groups hold one layer each, such as
-    those of :func:`hfft.layerwise_optimizer`; with the Trainer's own optimizer a thawed layer has its full rate at once.
+    those of :func:`hfft.layerwise_optimizer`; with the Trainer's own a thawed layer has its full rate at once.
 
     Args:
         epochs_per_group: length of a stage in epochs, fractions allowed; left out, everything is thawed by half of
