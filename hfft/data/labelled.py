@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 from hfft.arguments import DataArguments
 from hfft.data.columns import find_columns
 from hfft.data.copies import Inspected, settle_copies
+from hfft.data.labels import class_names_of, is_missing, place, rows_with_labels, split_labels
 from hfft.data.sources import Source
 from hfft.data.split_names import GROUP, LABEL, REFERENCE, UNSPLIT
 from hfft.data.splits import draw_groups, draw_stratified
@@ -78,17 +78,17 @@ def prepare(
     notes: list[str] = []
     rows = {name: list(range(len(split))) for name, split in source.splits.items()}
     if arguments.on_problem != "error":
-        rows = _rows_with_labels(source, columns[LABEL], notes)
+        rows = rows_with_labels(source, columns[LABEL], notes)
         splits = {name: split.select(rows[name]) for name, split in source.splits.items()}
         source = dataclasses.replace(source, splits=splits)
-    class_names = _class_names(source.splits["train"], columns[LABEL], source.origin)
+    class_names = class_names_of(source.splits["train"], columns[LABEL], source.origin)
     data = LabelledData({}, class_names, source.origin, notes, columns={} if source.from_files else columns)
     inspected: dict[str, Inspected] = {}
     for name, split in source.splits.items():
         labelled, looks = _look_at(split, rows[name], name, source, task, columns, class_names, track)
         if arguments.group_column is not None:
             labelled = _with_groups(labelled, split, source, arguments.group_column)
-        usable = _usable(looks, labelled, _place(source, name), arguments.on_problem, notes)
+        usable = _usable(looks, labelled, place(source, name), arguments.on_problem, notes)
         data.splits[name] = labelled if len(usable) == len(looks) else labelled.select(usable)
         inspected[name] = Inspected.of([looks[row] for row in usable])
     data.group_column = arguments.group_column
@@ -117,7 +117,7 @@ def label_split(
     Raises :class:`UserError` for labels and inputs that cannot be used.
     """
     labelled, looks = _look_at(split, list(range(len(split))), name, source, task, columns, class_names, track)
-    _usable(looks, labelled, _place(source, name), "error", [])
+    _usable(looks, labelled, place(source, name), "error", [])
     return labelled
 
 
@@ -145,37 +145,9 @@ def _look_at(
         labelled = labelled.rename_columns({c: role for role, c in columns.items() if role != LABEL and role != c})
         if source.folder is not None and task.file_suffixes:
             labelled = _located(labelled, task.inputs[0].role, source.folder)
-    looks = _inspect(labelled, _place(source, name), task, track)
+    looks = _inspect(labelled, place(source, name), task, track)
     labelled = labelled.add_column(REFERENCE, references)
     return (labelled if labels is None else labelled.add_column(LABEL, labels)), looks
-
-
-def _rows_with_labels(source: Source, column: str, notes: list[str]) -> dict[str, list[int]]:
-    """Return the rows of every split that have a label, and tell of those that have none."""
-    rows = {}
-    for name, split in source.splits.items():
-        labels = list(split[column])
-        rows[name] = [row for row, value in enumerate(labels) if not _is_missing(value)]
-        if missing := sorted(set(range(len(labels))) - set(rows[name])):
-            where = listed(f"row {row + 1}" for row in missing)
-            notes.append(f"{name}: {len(missing)} examples without a label were left out ({where}).")
-        if not rows[name]:
-            raise UserError(f"{_place(source, name)} has no label in column '{column}' at all.")
-    return rows
-
-
-def split_labels(
-    split: Dataset, name: str, source: Source, columns: Mapping[str, str], class_names: list[str]
-) -> list[int]:
-    """Return the class index of every row; raises :class:`UserError` for missing labels and unknown classes."""
-    where = _place(source, name)
-    texts = _label_texts(split, columns[LABEL], list(split[columns[LABEL]]), where)
-    return _label_indices(texts, class_names, where)
-
-
-def _place(source: Source, name: str) -> str:
-    """Say where something is, for messages: ``--data: the train split of 'photos'``."""
-    return f"{source.flag}: " + (f"'{source.origin}'" if name == UNSPLIT else f"the {name} split of '{source.origin}'")
 
 
 def _located(split: Dataset, role: str, folder: Path) -> Dataset:
@@ -210,76 +182,6 @@ def _usable(looks: list[Inspection], split: Dataset, where: str, on_problem: str
     told = listed(f"{references[row]}: {looks[row].problem}" for row in problems)
     notes.append(f"{where.partition(': ')[2]}: {len(problems)} examples were left out ({told}).")
     return [row for row, look in enumerate(looks) if not look.problem]
-
-
-def _class_names(train: Dataset, column: str, origin: str) -> list[str]:
-    from datasets import ClassLabel
-
-    texts = _label_texts(train, column, list(train[column]), f"--data: the train split of '{origin}'")
-    feature = train.features[column]
-    names = list(feature.names) if isinstance(feature, ClassLabel) else sorted(set(texts), key=_numeric_first)
-    present = set(texts)
-    if len(present) < 2:
-        raise UserError(
-            f"--data: '{origin}' has only one class, '{texts[0]}', in its train split: there is nothing to tell apart."
-        )
-    absent = [name for name in names if name not in present]
-    if absent:
-        raise UserError(f"--data: '{origin}' has no training example of the class {listed(absent)}.")
-    return names
-
-
-def _numeric_first(name: str) -> tuple[float, str]:
-    """Sort "2" before "10"; names that are no numbers by their letters, behind."""
-    try:
-        number = float(name)
-    except ValueError:
-        number = math.inf
-    return (math.inf if math.isnan(number) else number, name)  # NaN has no place in an order
-
-
-def _label_texts(split: Dataset, column: str, labels: list[Any], where: str) -> list[str]:
-    """Return the class of every row as text; raises :class:`UserError` for what is no class."""
-    from datasets import ClassLabel
-
-    feature = split.features[column]
-    missing = [row + 1 for row, value in enumerate(labels) if _is_missing(value)]
-    if isinstance(feature, ClassLabel):
-        missing += [row + 1 for row, value in enumerate(labels) if value is not None and value < 0]
-    if missing:
-        raise UserError(
-            f"{where} has no label in column '{column}' for {len(missing)} of {len(labels)} examples "
-            f"(row {listed(missing)}). Fill them in, or remove those rows."
-        )
-    if isinstance(feature, ClassLabel):
-        return [feature.int2str(value) for value in labels]
-    if isinstance(labels[0], list | dict):
-        raise UserError(f"{where}: column '{column}' holds {labels[0]!r}; wanted is one class for each example.")
-    if all(isinstance(value, float) for value in labels):
-        broken = [value for value in labels if not value.is_integer()]
-        if broken:
-            raise UserError(f"{where}: column '{column}' holds {broken[0]!r}, a number that is no class.")
-        return [str(int(value)) for value in labels]
-    return [str(value) for value in labels]
-
-
-def _is_missing(value: Any) -> bool:
-    return (
-        value is None
-        or (isinstance(value, str) and not value.strip())
-        or (isinstance(value, float) and math.isnan(value))
-    )
-
-
-def _label_indices(texts: list[str], class_names: list[str], where: str) -> list[int]:
-    index_of = {name: index for index, name in enumerate(class_names)}
-    unknown = sorted(set(texts) - index_of.keys())
-    if unknown:
-        raise UserError(
-            f"{where} has the class '{unknown[0]}', which is not among the classes that are trained"
-            f" ({listed(class_names)}).{nearest(unknown[0], class_names)}"
-        )
-    return [index_of[text] for text in texts]
 
 
 def _draw(data: LabelledData, name: str, share: float, seed: int, inspected: dict[str, Inspected]) -> None:
@@ -325,7 +227,7 @@ def _with_groups(labelled: Dataset, split: Dataset, source: Source, column: str)
             f"--group_column: there is no column '{column}' in '{source.origin}'.{nearest(column, split.column_names)}"
         )
     values = split[column]
-    if missing := [labelled[REFERENCE][row] for row, value in enumerate(values) if _is_missing(value)]:
+    if missing := [labelled[REFERENCE][row] for row, value in enumerate(values) if is_missing(value)]:
         raise UserError(f"--group_column: '{source.origin}' has no value in '{column}' in {listed(missing)}.")
     return labelled.add_column(GROUP, [str(value) for value in values])
 
