@@ -18,14 +18,17 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def order_of_use(module: nn.Module) -> dict[str, bool]:
     """Return own parameters and children in the order in which ``forward`` uses them, and whether it names them.
 
-    Lists that one loop goes through together give their elements in turns: ``norms.0, layers.0, norms.1, ...``.
+    Lists that one loop goes through together give their elements in turns: ``norms.0, layers.0, norms.1, ...``. Where a
+    loop inside goes through an element of one of them and uses the others there, these come with its first part:
+    ``stages.0.0, norms.0, stages.0.1, stages.1.0, norms.1, ...``.
     """
     registered = [*module._parameters, *(name for name, child in module._modules.items() if child is not None)]
     if isinstance(module, CONTAINERS):
         return dict.fromkeys(registered, True)
     left = set(registered)
     order: list[str] = []
-    uses = _Uses(module).parts
+    found = _Uses(module)
+    uses = found.parts
     # lists are gone through, other modules called: `if self.norm is not None` is no use yet
     called = {name for part in uses for name, is_called in part if is_called}
     called -= {name for name, child in module._modules.items() if isinstance(child, CONTAINERS)}
@@ -38,7 +41,7 @@ def order_of_use(module: nn.Module) -> dict[str, bool]:
         left -= set(names)
         lists = {name: len(child) for name in names if isinstance(child := module._modules.get(name), nn.ModuleList)}
         if len(lists) > 1:
-            turns = [f"{name}.{index}" for index in range(max(lists.values())) for name in lists if index < lists[name]]
+            turns = [turn for index in range(max(lists.values())) for turn in _turn(module, index, lists, found.inner)]
             first = min(names.index(name) for name in lists)
             names = [*names[:first], *turns, *(name for name in names[first:] if name not in lists)]
         order += names
@@ -52,6 +55,20 @@ def order_of_use(module: nn.Module) -> dict[str, bool]:
     return {name: name not in left or not any(uses) for name in order}  # code that cannot be read names nothing
 
 
+def _turn(module: nn.Module, index: int, lists: dict[str, int], inner: dict[str, list[str]]) -> list[str]:
+    """Return what one turn of a loop over several lists uses."""
+    inside = {used for users in inner.values() for used in users if used not in inner}
+    turn: list[str] = []
+    for name in (name for name in lists if index < lists[name] and name not in inside):
+        users = [user for user in inner.get(name, ()) if index < lists.get(user, 0)]
+        if name not in users or len(users) == 1:
+            turn.append(f"{name}.{index}")
+            continue
+        parts = [f"{name}.{index}.{part}" for part in module.get_submodule(f"{name}.{index}")._modules]
+        turn += [parts[0] if user == name else f"{user}.{index}" for user in users] + parts[1:]
+    return turn
+
+
 class _Uses(ast.NodeVisitor):
     """Reads in the code of a module's ``forward`` which of its attributes are used, in the order of evaluation.
 
@@ -60,10 +77,14 @@ class _Uses(ast.NodeVisitor):
 
     Attributes:
         parts: (name, whether it is called) of each use, cut after each outermost loop.
+        inner: list whose elements a loop within a loop goes through -> the lists whose elements that loop uses.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.parts: list[list[tuple[str, bool]]] = [[]]
+        self.inner: dict[str, list[str]] = {}
+        self._elements: dict[str, str] = {}  # loop variable -> the list that it goes through
+        self._inside: str | None = None  # the list whose element is gone through
         self._module = module
         self._depth = 0
         self._read: set[Callable[..., Any]] = set()
@@ -134,13 +155,28 @@ class _Uses(ast.NodeVisitor):
         held = vars(self._module)
         return name in held or any(name in held[kind] for kind in ("_modules", "_parameters", "_buffers"))
 
-    def visit_For(self, node: ast.For | ast.While) -> None:
-        """Cut after the loop."""
-        self._loop(node.iter if isinstance(node, ast.For) else node.test, *node.body, *node.orelse)
+    def visit_For(self, node: ast.For) -> None:
+        """Cut after the loop; keep which lists its variables go through."""
+        outer = self._elements, self._inside
+        for target, iterated in _gone_through(node.target, node.iter):
+            if isinstance(iterated, ast.Attribute) and _is_self(iterated.value):
+                self._elements = {**self._elements, target: iterated.attr}
+            elif isinstance(iterated, ast.Name) and iterated.id in outer[0]:
+                self._inside = outer[0][iterated.id]
+                self._elements = {**self._elements, target: self._inside}
+        self._loop(node.iter, *node.body, *node.orelse)
+        self._elements, self._inside = outer
+
+    def visit_Name(self, node: ast.Name) -> None:
+        """Note which elements a loop within a loop uses."""
+        if self._inside is not None and node.id in self._elements:
+            users = self.inner.setdefault(self._inside, [])
+            if self._elements[node.id] not in users:
+                users.append(self._elements[node.id])
 
     def visit_While(self, node: ast.While) -> None:
         """Cut after the loop."""
-        self.visit_For(node)
+        self._loop(node.test, *node.body, *node.orelse)
 
     def visit_ListComp(self, node: ast.ListComp | ast.GeneratorExp) -> None:
         """Take what is gone through first, and cut after it."""
@@ -157,6 +193,17 @@ class _Uses(ast.NodeVisitor):
         self._depth -= 1
         if self._depth == 0:  # a loop within a loop is no end
             self.parts.append([])
+
+
+def _gone_through(target: ast.expr, iterated: ast.expr) -> list[tuple[str, ast.expr]]:
+    """Return (variable, what it goes through) of a loop, also of one over ``enumerate`` and ``zip``."""
+    if isinstance(iterated, ast.Call) and isinstance(iterated.func, ast.Name) and iterated.args:
+        if iterated.func.id == "enumerate" and isinstance(target, ast.Tuple):
+            return _gone_through(target.elts[-1], iterated.args[0])
+        if iterated.func.id == "zip" and isinstance(target, ast.Tuple):
+            pairs = zip(target.elts, iterated.args, strict=False)
+            return [pair for element, argument in pairs for pair in _gone_through(element, argument)]
+    return [(target.id, iterated)] if isinstance(target, ast.Name) else []
 
 
 def _is_self(node: ast.expr) -> bool:

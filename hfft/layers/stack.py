@@ -160,6 +160,10 @@ def _from_structure(model: nn.Module, prefix: str, head: list[str]) -> tuple[lis
                 (pending if is_named else unused).append(name)
             continue
         if block not in groups:
+            stage = block.rpartition(".")[0]
+            if groups and stage == next(reversed(groups)).rpartition(".")[0] and not _inside(stage, pending):
+                groups[next(reversed(groups))].extend(pending)  # between two blocks of a stage there is no transition
+                pending = []
             _settle(pending + unused, groups, dimensions)
             pending, unused = [], []
         groups.setdefault(block, []).append(name)
@@ -172,6 +176,10 @@ def _from_structure(model: nn.Module, prefix: str, head: list[str]) -> tuple[lis
     if head:
         groups[HEAD] = head
     return [LayerGroup(name, tuple(members)) for name, members in groups.items()], len(set(blocks.values()))
+
+
+def _inside(path: str, names: list[str]) -> bool:
+    return any(name.startswith(f"{path}." if path else "") for name in names)
 
 
 def _settle(pending: list[str], groups: dict[str, list[str]], dimensions: dict[str, int]) -> None:

@@ -4,7 +4,7 @@ import pytest
 import timm
 
 from hfft import LayerStack
-from tests.coverage.sweep import KNOWN, all_cases, check
+from tests.coverage.sweep import all_cases, check
 from tests.coverage.zoo import UNAVAILABLE, Case, timm_cases
 
 CASES = [case for cases in all_cases().values() for case in cases]
@@ -16,6 +16,7 @@ REPRESENTATIVE = [
     *("convnext", "hgnet_v2", "levit", "mobilevit", "pvt", "resnet", "swin", "vit"),
     *("crossvit.crossvit_tiny_240", "hrnet.hrnet_w18_small", "inception_v3.inception_v3", "resnet.test_resnet"),
     *("swin_transformer.swin_tiny_patch4_window7_224", "vision_transformer.test_vit", "efficientnet.mobilenetv2_035"),
+    "twins.twins_svt_small",
 ]
 
 
@@ -23,8 +24,6 @@ def parameters() -> list:
     marked = []
     for case in CASES:
         marks = [] if case.name in REPRESENTATIVE else [pytest.mark.sweep]
-        if case.name in KNOWN:
-            marks.append(pytest.mark.xfail(strict=True, reason=KNOWN[case.name]))
         marked.append(pytest.param(case, id=str(case), marks=marks))
     return marked
 
