@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import ast
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import has_length, seed_worker
 
 from hfft.callbacks.early_stopping import EarlyStopping
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
@@ -23,6 +28,7 @@ from hfft.objectives import cross_entropy
 from hfft.optim import layerwise_optimizer, schedule_factor
 from hfft.optim.factory import IN_TRANSFORMERS, optimizer_of_arguments
 from hfft.optim.schedules import SCHEDULES
+from hfft.sampling import EpochOfSampler, GlobalBatchSampler
 from hfft.strategies import load_strategy
 from hfft.training_arguments import FineTuningArguments, schedule_name
 
@@ -44,11 +50,13 @@ class FineTuningTrainer(Trainer):
             kwargs["compute_loss_func"] = self._classification_loss
         if args.freeze and model is None:
             raise UserError("freeze needs the model itself, not a model_init that makes it later.")
+        _require_own_division(args)
         if args.freeze:
             freeze_for_good(model, args)  # before the optimizer is made, which holds what can train
         if load_strategy(args.strategy).gradual:
             args.ddp_find_unused_parameters = True  # frozen layers give no gradients to reduce
         super().__init__(model=model, args=args, **kwargs)
+        self.add_callback(EpochOfSampler())
         if self.unfreezing is None and load_strategy(args.strategy).gradual:
             self.add_callback(GradualUnfreezing(args.epochs_per_group, layer_patterns=args.layer_patterns))
         if args.early_stopping_patience is not None and self.eval_dataset is not None:
@@ -81,6 +89,60 @@ class FineTuningTrainer(Trainer):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return super().compute_loss_context_manager()
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return micro-batches of this rank, such that the examples of a step depend on the global batch size alone."""
+        data: Any = self.train_dataset
+        strategy = str(self.args.train_sampling_strategy)
+        if data is None or not has_length(data) or strategy == "batch_rebalance":
+            return super().get_train_dataloader()
+        sampler = GlobalBatchSampler(
+            len(data),
+            self._train_batch_size,
+            ranks=self.args.world_size,
+            accumulation=self.args.gradient_accumulation_steps,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            lengths=self._lengths(data) if strategy == "group_by_length" else None,
+            shuffle=strategy != "sequential",
+            drop_last=self.args.dataloader_drop_last,
+            further_views=getattr(data, "further_views", False),
+        )
+        if isinstance(data, datasets.Dataset):
+            data = self._remove_unused_columns(data, description="training")
+        loader = DataLoader(
+            data,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            in_order=self.args.dataloader_in_order,
+            worker_init_fn=partial(
+                seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
+            ),
+        )
+        return self.accelerator.prepare(loader)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> torch.utils.data.Sampler | None:
+        """Return the examples in their own order also where training groups them by length."""
+        grouped, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
+        try:
+            return super()._get_eval_sampler(eval_dataset)
+        finally:
+            self.args.train_sampling_strategy = grouped
+
+    def _lengths(self, data: Any) -> np.ndarray:
+        """Return the length of every training example."""
+        known = getattr(data, "lengths", None)
+        column = self.args.length_column_name
+        if known is None and column in (getattr(data, "column_names", None) or ()):
+            known = data[column]
+        if known is None:
+            name = next(iter(getattr(self.processing_class, "model_input_names", ["input_ids"])))
+            known = [len(example[name]) for example in data]
+        return np.asarray(known)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does, and leave everything trainable also where training breaks off."""
@@ -162,6 +224,13 @@ def _is_single_label(model: Any) -> bool:
     config = getattr(model, "config", None)
     problem = getattr(config, "problem_type", None)
     return problem == "single_label_classification" or (problem is None and getattr(config, "num_labels", 2) > 1)
+
+
+def _require_own_division(args: FineTuningArguments) -> None:
+    """Raise :class:`UserError` where accelerate is asked to divide the batches, which the sampler does."""
+    for name in ("split_batches", "dispatch_batches"):
+        if getattr(args.accelerator_config, name, None):
+            raise UserError(f"accelerator_config: {name} has no place here, because hfft divides batches itself.")
 
 
 def freeze_for_good(model: nn.Module, args: FineTuningArguments) -> None:
