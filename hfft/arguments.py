@@ -84,6 +84,13 @@ class DataArguments:
     cache_dir: str | None = field(
         default=None, metadata={"help": "Folder for converted data (default: that of the datasets library)."}
     )
+    cache_budget: float = field(
+        default=4.0,
+        metadata={
+            "help": "Gigabytes in cache_dir for what is computed once and read again, such as decoded pictures; the "
+            "longest unused is deleted. 0 keeps nothing on disk."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.on_problem not in ON_PROBLEM:
@@ -92,6 +99,7 @@ class DataArguments:
                 f"{nearest(self.on_problem, ON_PROBLEM)}"
             )
         require_range(self, "validation_size", low=0, high=0.9)
+        require_range(self, "cache_budget", low=0)
         require_range(self, "test_size", low=0, high=0.9, low_included=False)
 
     def named_columns(self) -> dict[str, str]:

@@ -13,9 +13,11 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hfft import output
 from hfft.arguments import DataArguments, ModelArguments
+from hfft.caching import Cache, cache_folder
 from hfft.callbacks.progress import TrainingProgress, progress_bar
 from hfft.data import LabelledData, prepare, read_source
 from hfft.data.columns import task_for_source
+from hfft.data.prepared import Track, encoded
 from hfft.errors import RunInterrupted, UserError, listed
 from hfft.evaluation import class_frequencies, summarize
 from hfft.evaluation.metrics import softmax
@@ -94,7 +96,8 @@ def finetune(
     again = rerunnable(settings, task, labelled, chosen, args)
     record = RunRecord(again, task.name, labelled.class_names, labelled.counts(), labelled.notes, task.usage)
     checkpoint = _checkpoint(record, folder, args, console)
-    trainer = _make_trainer(task, loaded, processor, labelled, args, measure, console)
+    cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
+    trainer = _make_trainer(task, loaded, processor, labelled, args, measure, cache, console)
     if is_first_process():
         if args.overwrite:
             output.set_aside(folder)
@@ -157,6 +160,7 @@ def _make_trainer(
     data: LabelledData,
     args: FineTuningArguments,
     measure: Measure,
+    cache: Cache,
     console: Console,
 ) -> FineTuningTrainer:
     strategy = load_strategy(args.strategy)
@@ -170,8 +174,7 @@ def _make_trainer(
         rates = f"{args.head_learning_rate or args.learning_rate:g} for the head, decay {args.layer_decay:g} from "
         rates += f"{args.learning_rate:g} down {groups} layer groups"
     console.print(f"Strategy: {strategy.name} ({strategy.summary}); learning rate {rates}")
-    training = task.encoder(processor, training=True, augment=args.augment)
-    evaluation = task.encoder(processor, training=False)
+    train, validation = _encoded(task, processor, data, args, cache, console)
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         logits = np.asarray(prediction.predictions)
@@ -187,8 +190,8 @@ def _make_trainer(
         trainer = FineTuningTrainer(
             model=model,
             args=args,
-            train_dataset=data.splits["train"].with_transform(training),
-            eval_dataset=data.splits["validation"].with_transform(evaluation) if "validation" in data.splits else None,
+            train_dataset=train,
+            eval_dataset=validation,
             data_collator=task.collator(processor),
             processing_class=processor,
             compute_metrics=compute,
@@ -203,6 +206,23 @@ def _make_trainer(
     if not args.disable_tqdm:
         trainer.add_callback(TrainingProgress(console, task.metrics[0], trainer.unfreezing))
     return trainer
+
+
+def _encoded(
+    task: Task, processor: Any, data: LabelledData, args: FineTuningArguments, cache: Cache, console: Console
+) -> tuple[Any, Any]:
+    """Return the training and the validation split as model inputs; what does not change is computed here, once."""
+    seed = args.data_seed if args.data_seed is not None else args.seed
+    training = task.encoder(processor, training=True, augment=args.augment)
+    evaluation = task.encoder(processor, training=False)
+    with progress_bar(console) as bar:
+        track: Track = lambda items, n, what: bar.track(items, n, description=what)  # noqa: E731
+        train = encoded(data.splits["train"], training, cache, seed, track)
+        held = data.splits.get("validation")
+        validation = None if held is None else encoded(held, evaluation, cache, seed, track)
+    if cache.note is not None:
+        console.print(cache.note)
+    return train, validation
 
 
 def _only_logits(logits: Any, labels: Any) -> Any:
@@ -245,7 +265,8 @@ def _evaluate(
 ) -> None:
     """Fill in history, layers, predictions and metrics; the test split is looked at here for the first time."""
     test = data.splits["test"]
-    logits = trainer.predict(test.with_transform(task.encoder(processor, training=False))).predictions
+    inputs = encoded(test, task.encoder(processor, training=False), cache=None, seed=trainer.args.seed)
+    logits = trainer.predict(inputs).predictions
     labels, probabilities = np.asarray(test["label"]), softmax(np.asarray(logits))
     baseline = class_frequencies(np.asarray(data.splits["train"]["label"]), len(data.class_names), len(labels))
     record.predictions = Predictions([task.describe(row) for row in test], labels, probabilities)

@@ -32,6 +32,47 @@ Example = Mapping[str, Any]
 Encoder = Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
 """Turns a batch of raw columns (lists of equal length) into model inputs, and ``label`` into ``labels``."""
 
+Prepared = dict[str, "np.ndarray"]
+"""What the first stage of a :class:`StagedEncoder` makes of an example: arrays of any shape, by name."""
+
+
+class StagedEncoder(ABC):
+    """An :data:`Encoder` in two stages: what is computed once for each example, and what is done each time.
+
+    The core keeps what :meth:`prepare` returns, on disk and for later runs as well; whether it could be kept changes
+    the time alone, never the result.
+
+    Attributes:
+        key: of all that :meth:`prepare` depends on beside the example, versions of libraries included; ``None`` where
+            that is not known: nothing is kept on disk then.
+        random: whether :meth:`finish` draws from torch's random numbers.
+        length_of: the prepared array whose length batches are padded to; such examples are small enough to be kept in
+            memory where they cannot be kept on disk.
+    """
+
+    key: str | None = None
+    random: bool = False
+    length_of: str | None = None
+
+    @abstractmethod
+    def content(self, example: Example) -> bytes:
+        """Return what :meth:`prepare` reads of an example, or a digest of it."""
+
+    @abstractmethod
+    def prepare(self, batch: dict[str, list[Any]]) -> list[Prepared]:
+        """Return what is computed once for each example of a batch of raw columns."""
+
+    @abstractmethod
+    def finish(self, prepared: Prepared) -> dict[str, Any]:
+        """Return an example's model inputs."""
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Encode a batch of raw columns, as every :data:`Encoder` does."""
+        rows = [self.finish(prepared) for prepared in self.prepare(batch)]
+        encoded = {name: [row[name] for row in rows] for name in rows[0]}
+        return encoded | ({"labels": batch["label"]} if "label" in batch else {})
+
+
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 """Turns a list of encoded examples into one batch of tensors."""
 
@@ -130,7 +171,7 @@ class Task(ABC):
     @abstractmethod
     def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:
         """Return what turns a batch of raw examples into model inputs; without ``training`` deterministically,
-        and just as ``pipeline`` does."""
+        and just as ``pipeline`` does. A :class:`StagedEncoder` lets the core compute once what does not change."""
 
     @abstractmethod
     def collator(self, processor: Any) -> Collator:

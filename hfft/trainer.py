@@ -56,6 +56,8 @@ class FineTuningTrainer(Trainer):
         if load_strategy(args.strategy).gradual:
             args.ddp_find_unused_parameters = True  # frozen layers give no gradients to reduce
         super().__init__(model=model, args=args, **kwargs)
+        if str(args.train_sampling_strategy) in ("group_by_length", "batch_rebalance"):
+            _require_lengths(args, self.train_dataset)
         self.add_callback(EpochOfSampler())
         if self.unfreezing is None and load_strategy(args.strategy).gradual:
             self.add_callback(GradualUnfreezing(args.epochs_per_group, layer_patterns=args.layer_patterns))
@@ -231,6 +233,12 @@ def _require_own_division(args: FineTuningArguments) -> None:
     for name in ("split_batches", "dispatch_batches"):
         if getattr(args.accelerator_config, name, None):
             raise UserError(f"accelerator_config: {name} has no place here, because hfft divides batches itself.")
+
+
+def _require_lengths(args: FineTuningArguments, data: Any) -> None:
+    """Raise :class:`UserError` where the examples are all of one size."""
+    if getattr(data, "lengths", ()) is None:
+        raise UserError(f"train_sampling_strategy: {args.train_sampling_strategy} is for examples that have a length.")
 
 
 def freeze_for_good(model: nn.Module, args: FineTuningArguments) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfft.loading import build_without_weights, load_classifier, reading
 from hfft.task import Collator, Encoder, Example, InputColumn, Inspection, Task
 
-from .decoding import SUFFIXES, decode_image, inspect_image
+from .decoding import SUFFIXES, inspect_image
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -72,18 +72,9 @@ class ImageClassification(Task):
 
     def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:
         """Pictures become ``pixel_values``, (3, height, width) each."""
-        from .preprocessing import augmenting_transform, processor_transform
+        from .encoding import evaluation_encoder, training_encoder
 
-        if training and augment != "none":
-            transform = augmenting_transform(processor, augment)
-        else:
-            transform = processor_transform(processor)
-
-        def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            encoded = {"pixel_values": [transform(decode_image(image)) for image in batch["image"]]}
-            return encoded | ({"labels": batch["label"]} if "label" in batch else {})
-
-        return encode
+        return training_encoder(processor, augment) if training and augment != "none" else evaluation_encoder(processor)
 
     def collator(self, processor: Any) -> Collator:
         """Stack pictures to (batch, 3, height, width)."""

@@ -32,7 +32,7 @@ class TextClassification(Task):
         ),
     )
     usage = 'classify("a text", truncation=True)'
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-4}
+    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-4, "train_sampling_strategy": "group_by_length"}
 
     def accepts(self, value: Any) -> bool:
         """Any string."""
@@ -94,11 +94,9 @@ class TextClassification(Task):
     def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:
         """Texts become token ids, cut to the tokenizer's ``model_max_length``."""
 
-        def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            encoded = dict(processor(batch["text"], batch.get("text_pair"), truncation=True))
-            return encoded | ({"labels": batch["label"]} if "label" in batch else {})
+        from .encoding import TextEncoder
 
-        return encode
+        return TextEncoder(processor)
 
     def collator(self, processor: Any) -> Collator:
         """Pad to the longest text of the batch: (batch, tokens)."""
