@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfft.arguments import ModelArguments
+    from hfft.targets import Target
 
 ENTRY_POINT_GROUP = "hfft.tasks"
 
 Example = Mapping[str, Any]
-"""One row: the task's input columns by role, and ``label`` (class index) where it is known."""
+"""One row: the task's input columns by role, and ``label`` where it is known."""
 
 Encoder = Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
 """Turns a batch of raw columns (lists of equal length) into model inputs, and ``label`` into ``labels``."""
@@ -120,14 +121,9 @@ class Task(ABC):
     file_suffixes: ClassVar[frozenset[str]] = frozenset()
     """Lower-case suffixes of the files that a folder of class folders may hold; empty where files are no input."""
 
-    metrics: ClassVar[tuple[str, ...]] = (
-        "accuracy",
-        "balanced_accuracy",
-        "macro_f1",
-        "log_loss",
-        "expected_calibration_error",
-    )
-    """Names of :data:`hfft.evaluation.metrics.METRICS`, the headline metric first."""
+    problem_types: ClassVar[tuple[str, ...]] = ("single_label_classification",)
+    """What the task can predict of an example, by the names of a transformers configuration: the first where the labels
+    do not tell; see :mod:`hfft.targets`."""
 
     augmentations: ClassVar[tuple[str, ...]] = ("none",)
     """The values of ``augment`` that :meth:`encoder` knows; ``auto`` means the second where there is one."""
@@ -156,11 +152,11 @@ class Task(ABC):
 
     @abstractmethod
     def load(
-        self, arguments: ModelArguments, config: PretrainedConfig, class_names: list[str] | None
+        self, arguments: ModelArguments, config: PretrainedConfig, target: Target | None
     ) -> tuple[PreTrainedModel, Any]:
-        """Load model (float32, a fresh head for ``class_names``) and processor.
+        """Load model (float32, a fresh head for ``target``) and processor.
 
-        With ``class_names=None`` the checkpoint is loaded as it is, for evaluation and prediction.
+        With ``target=None`` the checkpoint is loaded as it is, for evaluation and prediction.
         Raises :class:`UserError` where the checkpoint is not complete.
         """
 

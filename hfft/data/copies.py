@@ -111,10 +111,10 @@ def settle_copies(data: LabelledData, inspected: dict[str, Inspected], given: se
             data.notes.append(f"{what}: {other} metrics are too good.")
             continue
         kept = [row for row in range(len(split)) if row not in copies]
-        lost = sorted(set(split[LABEL]) - set(split.select(kept)[LABEL])) if name == "train" else []
+        lost = data.target.lost(data.target.array(split.select(kept)[LABEL])) if name == "train" else []
         if lost:
             raise UserError(
-                f"--data: every {name} example of {listed(data.class_names[label] for label in lost)} in "
+                f"--data: every {name} example of {listed(lost)} in "
                 f"'{data.origin}' is a copy of a {other} example, so none would be left."
             )
         if not kept:
@@ -129,7 +129,7 @@ def settle_copies(data: LabelledData, inspected: dict[str, Inspected], given: se
 def _note_twins(data: LabelledData, inspected: Inspected) -> None:
     """Tell of inputs that stand in train more than once, and of those with two labels."""
     train = data.splits["train"]
-    labels, references = train[LABEL], train[REFERENCE]
+    labels, references = [data.target.shown(label) for label in train[LABEL]], train[REFERENCE]
     rows: dict[bytes, list[int]] = {}
     for row, key in enumerate(inspected.keys):
         if key is not None:
@@ -143,7 +143,6 @@ def _note_twins(data: LabelledData, inspected: Inspected) -> None:
     if contrary:
         first = [{labels[row]: row for row in reversed(same)} for same in contrary]  # a row of each label
         told = listed(
-            " and ".join(f"{references[row]} as '{data.class_names[label]}'" for label, row in sorted(rows.items()))
-            for rows in first
+            " and ".join(f"{references[row]} as '{label}'" for label, row in sorted(rows.items())) for rows in first
         )
         data.notes.append(f"{len(contrary)} inputs stand in train under more than one label: {told}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,28 @@ Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
 def encoded(
-    split: Dataset, encoder: Encoder | StagedEncoder, cache: Cache | None, seed: int, track: Track | None = None
+    split: Dataset,
+    encoder: Encoder | StagedEncoder,
+    labels: Sequence[Any] | None = None,
+    cache: Cache | None = None,
+    seed: int = 0,
+    track: Track | None = None,
 ) -> Any:
-    """Return a data set of model inputs: prepared once where the encoder has stages, else encoded each time."""
+    """Return a data set of model inputs: prepared once where the encoder has stages, else encoded each time.
+
+    Args:
+        split: raw examples.
+        encoder: what makes model inputs of them.
+        labels: of each example, in the form that the loss is computed from.
+        cache: where what is prepared is kept.
+        seed: of the random views.
+        track: shows the progress of preparing.
+    """
     if isinstance(encoder, StagedEncoder):
-        return PreparedDataset(split, encoder, cache, seed, track)
+        return PreparedDataset(split, encoder, labels, cache, seed, track)
+    if labels is not None:
+        unlabelled = split.remove_columns(LABEL) if LABEL in split.column_names else split
+        split = unlabelled.add_column(LABEL, list(labels))
     return split.with_transform(encoder)
 
 
@@ -46,10 +63,16 @@ class PreparedDataset:
     """
 
     def __init__(
-        self, split: Dataset, encoder: StagedEncoder, cache: Cache | None, seed: int, track: Track | None = None
+        self,
+        split: Dataset,
+        encoder: StagedEncoder,
+        labels: Sequence[Any] | None,
+        cache: Cache | None,
+        seed: int,
+        track: Track | None = None,
     ) -> None:
         self._split, self._encoder, self._seed = split, encoder, seed
-        self._labels = list(split[LABEL]) if LABEL in split.column_names else None
+        self._labels = labels
         self.further_views = encoder.random
         self._shards: list[_Shard] = []
         self._places = np.full((len(split), 2), -1)  # shard and row in it

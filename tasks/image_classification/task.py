@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfft.arguments import ModelArguments
+    from hfft.targets import Target
 
 
 class ImageClassification(Task):
-    """One class for each picture. The preprocessing is the checkpoint's own."""
+    """One class or several for each picture. The preprocessing is the checkpoint's own."""
 
     name = "image-classification"
-    summary = "one class for each picture; timm and transformers vision models"
+    summary = "one class or several for each picture; timm and transformers vision models"
+    problem_types = ("single_label_classification", "multi_label_classification")
     inputs = (InputColumn("image", ("image", "img", "picture", "image_path", "file_name", "file", "path", "filepath")),)
     file_suffixes = SUFFIXES
     augmentations = ("none", "light", "medium", "strong")
@@ -53,7 +55,7 @@ class ImageClassification(Task):
         return is_mapped or "AutoModelForImageClassification" in (getattr(config, "auto_map", None) or {})
 
     def load(
-        self, arguments: ModelArguments, config: PretrainedConfig, class_names: list[str] | None
+        self, arguments: ModelArguments, config: PretrainedConfig, target: Target | None
     ) -> tuple[PreTrainedModel, Any]:
         """Load model and image processor."""
         from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -62,7 +64,7 @@ class ImageClassification(Task):
             processor = AutoImageProcessor.from_pretrained(
                 arguments.model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code
             )
-        return load_classifier(AutoModelForImageClassification, arguments, config, class_names), processor
+        return load_classifier(AutoModelForImageClassification, arguments, config, target), processor
 
     def architecture(self, arguments: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:
         """Build the model of the configuration."""

@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfft.arguments import ModelArguments
+    from hfft.targets import Target
 
 _LONGEST_BY_DEFAULT = 512  # tokens; attention costs grow with the square
 
 
 class TextClassification(Task):
-    """One class for each text or pair of texts. Batches are padded to their own longest text."""
+    """Classes or a number for each text or pair of texts. Batches are padded to their own longest text."""
 
     name = "text-classification"
-    summary = "one class for each text or pair of texts; every AutoModelForSequenceClassification"
+    summary = "classes or a number for each text or pair of texts; every AutoModelForSequenceClassification"
+    problem_types = ("single_label_classification", "multi_label_classification", "regression")
     inputs = (
         InputColumn("text", ("text", "sentence", "sentence1", "premise", "question", "question1", "review", "content")),
         InputColumn(
@@ -63,7 +65,7 @@ class TextClassification(Task):
         return is_mapped or "AutoModelForSequenceClassification" in (getattr(config, "auto_map", None) or {})
 
     def load(
-        self, arguments: ModelArguments, config: PretrainedConfig, class_names: list[str] | None
+        self, arguments: ModelArguments, config: PretrainedConfig, target: Target | None
     ) -> tuple[PreTrainedModel, Any]:
         """Load model and tokenizer; ``max_length`` becomes the tokenizer's own, so that it is saved with it."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -76,7 +78,7 @@ class TextClassification(Task):
             # transformers makes one up from the configuration where the files are missing: every word is unknown to it
             raise UserError(f"--model: '{arguments.model}' has no usable tokenizer: its vocabulary is missing.")
         tokenizer.model_max_length = _max_length(arguments.max_length, tokenizer, config)
-        model = load_classifier(AutoModelForSequenceClassification, arguments, config, class_names)
+        model = load_classifier(AutoModelForSequenceClassification, arguments, config, target)
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise UserError(f"--model: the tokenizer of '{arguments.model}' has no token to pad batches with.")
