@@ -46,13 +46,15 @@ class StagedEncoder(ABC):
     Attributes:
         key: of all that :meth:`prepare` depends on beside the example, versions of libraries included; ``None`` where
             that is not known: nothing is kept on disk then.
-        random: whether :meth:`finish` draws from torch's random numbers.
+        random: whether :meth:`finish` depends on its seed.
+        threads: whether several threads make :meth:`finish` faster, because its work leaves Python's lock.
         length_of: the prepared array whose length batches are padded to; such examples are small enough to be kept in
             memory where they cannot be kept on disk.
     """
 
     key: str | None = None
     random: bool = False
+    threads: bool = False
     length_of: str | None = None
 
     @abstractmethod
@@ -64,14 +66,20 @@ class StagedEncoder(ABC):
         """Return what is computed once for each example of a batch of raw columns."""
 
     @abstractmethod
-    def finish(self, prepared: Prepared) -> dict[str, Any]:
-        """Return an example's model inputs."""
+    def finish(self, prepared: Prepared, seed: int) -> dict[str, Any]:
+        """Return an example's model inputs; another ``seed``, another random view of it."""
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Encode a batch of raw columns, as every :data:`Encoder` does."""
-        rows = [self.finish(prepared) for prepared in self.prepare(batch)]
+        """Encode a batch of raw columns, as every :data:`Encoder` does; seeds are drawn from torch's random numbers."""
+        rows = [self.finish(prepared, _any_seed() if self.random else 0) for prepared in self.prepare(batch)]
         encoded = {name: [row[name] for row in rows] for name in rows[0]}
         return encoded | ({"labels": batch["label"]} if "label" in batch else {})
+
+
+def _any_seed() -> int:
+    import torch
+
+    return int(torch.randint(2**62, ()))
 
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]

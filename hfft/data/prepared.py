@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from torch.utils.data import get_worker_info
 
 from hfft.caching import Arrays, Cache, content_key
 from hfft.data.split_names import LABEL
@@ -90,13 +93,15 @@ class PreparedDataset:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         view, row = divmod(int(index), len(self))
-        prepared = self._prepared(row)
-        if self._encoder.random:
-            with _seeded(self._seed, view, row):
-                example = self._encoder.finish(prepared)
-        else:
-            example = self._encoder.finish(prepared)
+        seed = int(np.random.SeedSequence([self._seed, view, row]).generate_state(1, np.uint64)[0] >> 2)
+        example = self._encoder.finish(self._prepared(row), seed)
         return example if self._labels is None else example | {"labels": self._labels[row]}
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """Return a batch; in threads, unless this is a process that loads data beside others."""
+        if self._encoder.threads and len(indices) > 1 and get_worker_info() is None:
+            return list(_pool().map(self.__getitem__, indices))
+        return [self[index] for index in indices]
 
     @property
     def kept(self) -> int:
@@ -185,6 +190,11 @@ class PreparedDataset:
         self._shards.append(_Shard(None, columns=columns))
 
 
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
 class _Stream:
     """Chunks of rows that are still to be prepared."""
 
@@ -229,17 +239,3 @@ def _reopened(folder: Path) -> _Shard:
     arrays = Cache(folder.parent, 0).open(folder.name)
     assert arrays is not None, folder
     return _Shard(folder, arrays)
-
-
-class _seeded:  # noqa: N801 (read as a verb: with _seeded(...))
-    """Torch's random numbers from a seed, and afterwards those that would have come."""
-
-    def __init__(self, *parts: int) -> None:
-        self._seed = int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
-
-    def __enter__(self) -> None:
-        self._state = torch.get_rng_state()
-        torch.default_generator.manual_seed(self._seed)
-
-    def __exit__(self, *exception: object) -> None:
-        torch.set_rng_state(self._state)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
-import torch
 import torchvision
-from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
 
 from hfft.task import Example, Prepared, StagedEncoder
 
 from .decoding import decode_image
 from .preprocessing import (
     Cutter,
-    Transform,
+    View,
     as_tensor,
     augmenting_transform,
     processor_stages,
@@ -33,8 +31,10 @@ _FORMAT = 1  # of the prepared pixels; another number makes them anew
 class PictureEncoder(StagedEncoder):
     """Decodes to 8-bit pixels (height, width, 3), and makes ``pixel_values`` (3, height, width) of these."""
 
-    def __init__(self, cut: Cutter, finish: Transform, key: str | None, side: int | None = None) -> None:
-        self._cut, self._finish, self._side = cut, finish, side
+    threads = True
+
+    def __init__(self, cut: Cutter, view: View, key: str | None, side: int | None = None) -> None:
+        self._cut, self._view, self._side = cut, view, side
         self.random = side is not None
         versions = f"{_FORMAT} Pillow {PIL.__version__} torchvision {torchvision.__version__}"
         self.key = None if key is None else f"pictures {key} {versions}"
@@ -57,9 +57,9 @@ class PictureEncoder(StagedEncoder):
     def _prepare(self, image: Any) -> Prepared:
         return {"pixels": self._cut(decode_image(image, self._side))}
 
-    def finish(self, prepared: Prepared) -> dict[str, Any]:
+    def finish(self, prepared: Prepared, seed: int) -> dict[str, Any]:
         """Return ``pixel_values``."""
-        return {"pixel_values": self._finish(as_tensor(prepared["pixels"]))}
+        return {"pixel_values": self._view(as_tensor(prepared["pixels"]), seed)}
 
 
 def training_encoder(processor: Any, level: str) -> PictureEncoder:
@@ -72,12 +72,10 @@ def evaluation_encoder(processor: Any) -> PictureEncoder:
     """Do what ``pipeline`` does; what ends in 8-bit pixels once, where the processor can be divided there."""
     stages = processor_stages(processor)
     if stages is None:
-        return PictureEncoder(np.array, _from_pixels(processor_transform(processor)), None)
-    return PictureEncoder(*stages, key=_settings(processor))
-
-
-def _from_pixels(transform: Transform) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda pixels: transform(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
+        whole = processor_transform(processor)
+        return PictureEncoder(np.array, lambda pixels, _: whole(to_pil_image(pixels)), None)
+    cut, rest = stages
+    return PictureEncoder(cut, lambda pixels, _: rest(pixels), _settings(processor))
 
 
 def _settings(processor: Any) -> str:

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
+from torchvision.transforms.v2.functional import horizontal_flip, resized_crop, to_pil_image
 
 from hfft.errors import UserError
+from hfft.seeding import seeded
 
 Transform = Callable[[Any], torch.Tensor]
 """Takes a picture, or its 8-bit pixels (3, height, width)."""
+
+View = Callable[[torch.Tensor, int], torch.Tensor]
+"""Makes model inputs of 8-bit pixels (3, height, width) and a seed."""
 
 Cutter = Callable[[Image.Image], np.ndarray]
 """Makes 8-bit pixels (height, width, 3) of a picture."""
@@ -91,31 +95,32 @@ def useful_side(processor: Any, level: str) -> int:
     return math.ceil(max(geometry.height, geometry.width) / math.sqrt(_SMALLEST_CROP[level]))
 
 
-def augmenting_transform(processor: Any, level: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def augmenting_transform(processor: Any, level: str) -> View:
     """Return random crop and mirror image, at ``medium`` and ``strong`` with RandAugment (arXiv:1909.13719), at
-    ``strong`` with random erasing (arXiv:1708.04896), of 8-bit pixels (3, height, width)."""
+    ``strong`` with random erasing (arXiv:1708.04896)."""
     geometry = geometry_of(processor)
+    scale, size = [_SMALLEST_CROP[level], 1.0], [geometry.height, geometry.width]
     on_tensors = geometry.interpolation in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
-    views: list[Any] = [] if on_tensors else [to_pil_image]  # Pillow has the other filters
-    views.append(
-        v2.RandomResizedCrop(
-            (geometry.height, geometry.width),
-            scale=(_SMALLEST_CROP[level], 1.0),
-            interpolation=geometry.interpolation,
-        )
-    )
-    views.append(v2.RandomHorizontalFlip())
-    if level != "light":
-        views += [to_pil_image] if on_tensors else []  # its turning and shearing is faster in Pillow
-        views.append(v2.RandAugment(num_ops=2, magnitude=5 if level == "medium" else 9))
-    view = v2.Compose(views)
+    change = None if level == "light" else v2.RandAugment(num_ops=2, magnitude=5 if level == "medium" else 9)
     erase = v2.RandomErasing(p=0.25) if level == "strong" else None
 
-    def transform(pixels: torch.Tensor) -> torch.Tensor:
-        values = geometry.to_tensor(view(pixels))
-        return values if erase is None else erase(values)
+    def view(pixels: torch.Tensor, seed: int) -> torch.Tensor:
+        with seeded(seed):  # what is drawn inside holds up other threads, so the work is done outside
+            box = RandomResizedCrop.get_params(pixels, scale, [3 / 4, 4 / 3])
+            mirrored = bool(torch.rand(()) < 0.5)
+        seen: Any = pixels if on_tensors else to_pil_image(pixels)  # Pillow has the other filters
+        seen = resized_crop(seen, *box, size, geometry.interpolation)
+        seen = horizontal_flip(seen) if mirrored else seen
+        if change is not None:
+            with seeded(seed + 1):
+                seen = change(seen if isinstance(seen, Image.Image) else to_pil_image(seen))  # faster than on tensors
+        values = geometry.to_tensor(seen)
+        if erase is not None:
+            with seeded(seed + 2):
+                values = erase(values)
+        return values
 
-    return transform
+    return view
 
 
 def geometry_of(processor: Any) -> Geometry:

@@ -41,7 +41,7 @@ class TextEncoder(StagedEncoder):
             for row in range(len(batch["text"]))
         ]
 
-    def finish(self, prepared: Prepared) -> dict[str, Any]:
+    def finish(self, prepared: Prepared, seed: int) -> dict[str, Any]:
         """Return the token ids as lists, as tokenizers do."""
         return {name: values.tolist() for name, values in prepared.items()}
 
