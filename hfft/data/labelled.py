@@ -73,7 +73,7 @@ class LabelledData:
         from hfft.data.prepared import encoded
 
         split = self.splits[name]
-        return encoded(split, encoder, self.target.for_model(split[LABEL]), cache, seed, track)
+        return encoded(split, encoder, cache, seed, track, self.target.for_model(split[LABEL]))
 
     def counts(self) -> dict[str, dict[str, float]]:
         """Return split -> what is told of its labels: how often each class occurs."""

@@ -31,23 +31,23 @@ Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 def encoded(
     split: Dataset,
     encoder: Encoder | StagedEncoder,
-    labels: Sequence[Any] | None = None,
-    cache: Cache | None = None,
-    seed: int = 0,
+    cache: Cache | None,
+    seed: int,
     track: Track | None = None,
+    labels: Sequence[Any] | None = None,
 ) -> Any:
     """Return a data set of model inputs: prepared once where the encoder has stages, else encoded each time.
 
     Args:
         split: raw examples.
         encoder: what makes model inputs of them.
-        labels: of each example, in the form that the loss is computed from.
         cache: where what is prepared is kept.
         seed: of the random views.
         track: shows the progress of preparing.
+        labels: of each example, in the form that the loss is computed from (default: as they stand in the split).
     """
     if isinstance(encoder, StagedEncoder):
-        return PreparedDataset(split, encoder, labels, cache, seed, track)
+        return PreparedDataset(split, encoder, cache, seed, track, labels)
     if labels is not None:
         unlabelled = split.remove_columns(LABEL) if LABEL in split.column_names else split
         split = unlabelled.add_column(LABEL, list(labels))
@@ -69,13 +69,15 @@ class PreparedDataset:
         self,
         split: Dataset,
         encoder: StagedEncoder,
-        labels: Sequence[Any] | None,
         cache: Cache | None,
         seed: int,
         track: Track | None = None,
+        labels: Sequence[Any] | None = None,
     ) -> None:
         self._split, self._encoder, self._seed = split, encoder, seed
-        self._labels = labels
+        if labels is None and LABEL in split.column_names:
+            labels = split[LABEL]
+        self._labels = None if labels is None else list(labels)
         self.further_views = encoder.random
         self._shards: list[_Shard] = []
         self._places = np.full((len(split), 2), -1)  # shard and row in it
