@@ -38,7 +38,7 @@ def solve_path(
     """Choose the strength by cross-validation where none is given, then solve on all examples.
 
     The path ends where the held-out loss has been above its least for two strengths running. Folds are solved to a
-    tenth of a thousandth in the loss per example, the head itself to a billionth.
+    thousandth in the loss per example, the head itself to a billionth.
 
     Args:
         problem: what to solve.

@@ -94,7 +94,9 @@ def _columns(targets: torch.Tensor, classes: int | None) -> tuple[torch.Tensor, 
     if targets.ndim == 1:
         count = int(targets.max()) + 1 if classes is None else classes
         if int(targets.min()) < 0 or int(targets.max()) >= count:
-            raise UserError(f"Class indices run from {int(targets.min())} to {int(targets.max())}; 0 to {count - 1} fit.")
+            raise UserError(
+                f"Class indices run from {int(targets.min())} to {int(targets.max())}; 0 to {count - 1} fit."
+            )
         return torch.nn.functional.one_hot(targets.long(), count).float(), True, targets.cpu().numpy()
     columns = targets.float()
     if columns.ndim != 2 or not ((columns == 0) | (columns == 1)).all():

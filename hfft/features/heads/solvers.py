@@ -78,7 +78,9 @@ def solve_head(
     )
     if not (problem.categorical or chosen.numbers):
         fitting = [name for name in list_solvers() if SOLVERS[name].numbers]
-        raise UserError(f"The solver '{solver}' needs classes, and the targets are numbers; {listed(fitting)} takes them.")
+        raise UserError(
+            f"The solver '{solver}' needs classes, and the targets are numbers; {listed(fitting)} takes them."
+        )
     if problem.categorical and not (problem.single_label or chosen.several_labels):
         fitting = [name for name in list_solvers() if SOLVERS[name].several_labels]
         raise UserError(f"The solver '{solver}' needs one class per example; {listed(fitting)} take several.")
