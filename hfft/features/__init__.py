@@ -1,0 +1,1 @@
+"""What is computed on frozen features once they are there."""
