@@ -153,7 +153,8 @@ def _load(task: Task, arguments: ModelArguments, data: LabelledData) -> tuple[An
             "for that task; name another model, or other data."
         )
     model, processor = task.load(arguments, config, data.target)
-    data.target = data.target.start(model, data.labels("train"), config)
+    data.target, told = data.target.start(model, data.labels("train"), config)
+    data.notes += [told] if told is not None else []
     return model, processor
 
 

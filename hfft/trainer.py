@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,10 @@ class FineTuningTrainer(Trainer):
             freeze_for_good(model, args)  # before the optimizer is made, which holds what can train
         if load_strategy(args.strategy).gradual:
             args.ddp_find_unused_parameters = True  # frozen layers give no gradients to reduce
-        super().__init__(model=model, args=args, **kwargs)
+        with warnings.catch_warnings():
+            # the Trainer's own smoothing is off there; that of hfft's loss is on
+            warnings.filterwarnings("ignore", "Label smoothing is not compatible with multi-label", UserWarning)
+            super().__init__(model=model, args=args, **kwargs)
         if str(args.train_sampling_strategy) in ("group_by_length", "batch_rebalance"):
             _require_lengths(args, self.train_dataset)
         self.add_callback(EpochOfSampler())

@@ -129,19 +129,20 @@ def settle_copies(data: LabelledData, inspected: dict[str, Inspected], given: se
 def _note_twins(data: LabelledData, inspected: Inspected) -> None:
     """Tell of inputs that stand in train more than once, and of those with two labels."""
     train = data.splits["train"]
-    labels, references = [data.target.shown(label) for label in train[LABEL]], train[REFERENCE]
+    labels, references = train[LABEL], train[REFERENCE]
     rows: dict[bytes, list[int]] = {}
     for row, key in enumerate(inspected.keys):
         if key is not None:
             rows.setdefault(key, []).append(row)
     twins = [same for same in rows.values() if len(same) > 1]
-    contrary = [same for same in twins if len({labels[row] for row in same}) > 1]
+    shown = {row: data.target.shown(labels[row]) for same in twins for row in same}
+    contrary = [same for same in twins if len({shown[row] for row in same}) > 1]
     if twins:
         extra = sum(len(same) - 1 for same in twins)
         told = listed(" = ".join(references[row] for row in same[:3]) for same in twins)
         data.notes.append(f"{extra} training examples repeat others ({told}).")
     if contrary:
-        first = [{labels[row]: row for row in reversed(same)} for same in contrary]  # a row of each label
+        first = [{shown[row]: row for row in reversed(same)} for same in contrary]  # a row of each label
         told = listed(
             " and ".join(f"{references[row]} as '{label}'" for label, row in sorted(rows.items())) for rows in first
         )

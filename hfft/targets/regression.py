@@ -133,7 +133,7 @@ class Regression(Target):
             "standard deviation": float(labels.std()),
         }
 
-    def start(self, model: PreTrainedModel, labels: np.ndarray, config: PretrainedConfig) -> Self:
+    def start(self, model: PreTrainedModel, labels: np.ndarray, config: PretrainedConfig) -> tuple[Self, str | None]:
         """Measure mean and scale, and let a head that knows the user's unit answer in standardised numbers."""
         from hfft.targets.output_layer import output_layer, rescale
 
@@ -148,7 +148,12 @@ class Regression(Target):
             rescale(layer, old.scale / scale, (old.mean - mean) / scale)
         setattr(model.config, MEAN, mean)
         setattr(model.config, SCALE, scale)
-        return started
+        if layer.bias is not None:
+            return started, None
+        return started, (
+            f"the head of a {type(model).__name__} has no bias that could hold the mean of the numbers "
+            f"({labels.mean():g}): they are scaled, but not centred, and learnt badly where they are all far from 0."
+        )
 
     def finish(self, model: PreTrainedModel, predict: Predict | None) -> tuple[Self, str | None]:
         """Fold mean and scale into the last layer."""

@@ -139,15 +139,18 @@ class Target(ABC):
         trained = [config.id2label[index] for index in sorted(config.id2label or {})]
         return self.difference(config.problem_type, trained) is None
 
-    def start(self, model: PreTrainedModel, labels: np.ndarray, config: PretrainedConfig) -> Self:
-        """Make a freshly loaded model ready for training and return the target in the units of training.
+    def start(self, model: PreTrainedModel, labels: np.ndarray, config: PretrainedConfig) -> tuple[Self, str | None]:
+        """Make a freshly loaded model ready for training.
 
         Args:
             model: what was loaded.
             labels: of the training split, in array form.
             config: the checkpoint's own, as it was on disk.
+
+        Returns:
+            the target in the units of training, and what is to be known of it, as a sentence.
         """
-        return self
+        return self, None
 
     def finish(self, model: PreTrainedModel, predict: Predict | None) -> tuple[Self, str | None]:
         """Settle what the trained model still lacks, in its weights and configuration.
