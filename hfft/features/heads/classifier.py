@@ -1,4 +1,4 @@
-"""Which linear layer of a model makes the logits, what it sees, and whether a hidden layer of the head stands before it."""
+"""The linear layer that makes the logits, what it sees, and the hidden layer of the head before it, if any."""
 
 from __future__ import annotations
 
@@ -69,14 +69,13 @@ def find_classifier(model: nn.Module, inputs: Mapping[str, Any]) -> Classifier:
     seen, logits = _run(model, inputs)
     in_head = set(head_parameter_names(model))
     linear = [(name, *seen[name]) for name in seen if f"{name}.weight" in in_head]
-    for name, layer, given, made in reversed(linear):
-        if _same(_positions_of(made, logits), logits):
-            break
-    else:
+    last = next((entry for entry in reversed(linear) if _same(_positions_of(entry[3], logits), logits)), None)
+    if last is None:
         raise UserError(
             f"The logits of {type(model).__name__} are not the output of one linear layer, so its head cannot be "
             "solved. Train it instead: --strategy full."
         )
+    name, layer, given, _ = last
     features = _rows(given)
     for hidden_name, dense, _, hidden in reversed(linear):
         if hidden_name == name or not isinstance(dense, nn.Linear):

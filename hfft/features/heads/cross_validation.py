@@ -85,7 +85,7 @@ def _follow(
     starts: list[torch.Tensor] = []
     outputs: list[torch.Tensor] = []
     for strength in strengths:
-        weights = fit((~held_out).float(), strength, weights, 1e-4, torch.float32)
+        weights = fit((~held_out).float(), strength, weights, 1e-3, torch.float32)
         unseen = torch.full_like(targets, torch.nan)
         losses = torch.full_like(targets[:, 0], torch.nan)
         total = torch.zeros_like(targets)

@@ -44,8 +44,9 @@ class LinearHead:
 def choose_strength(path: list[PathPoint]) -> int:
     """Return the index of the strongest penalty whose loss is within one standard error of the least.
 
-    The one-standard-error rule of Breiman et al. (1984). On eight of nine small data sets it read the test split better
-    than the least loss did (TREC-6, 8 per class: 57.0 % against 55.3 %) or as well.
+    The one-standard-error rule of Breiman et al. (1984). Beside the least loss it gave an accuracy as good or better in
+    eight of nine low-data cells (TREC-6, 8 per class, 5 draws: 55.4 % against 53.9 %; hymenoptera, all: 90.8 % against
+    91.5 %), at a log loss that is a little higher in most.
     """
     best = min(path, key=lambda point: point.loss)
     return next(i for i, point in enumerate(path) if point.loss <= best.loss + best.standard_error)
