@@ -33,6 +33,13 @@ class ModelArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the Python code that a model repository brings along."}
     )
+    pooling: str = field(
+        default="auto",
+        metadata={
+            "help": "How the head reads the trunk: model (as the architecture does), mean (of a text's tokens, folded "
+            "into the architecture in the end), or auto: what a solved head reads best."
+        },
+    )
     max_length: int | None = field(
         default=None,
         metadata={"help": "Tokens after which a text is cut (default: what the model reads, at most 512)."},

@@ -20,6 +20,7 @@ from hfft.data.columns import task_for_source
 from hfft.data.prepared import Track
 from hfft.errors import RunInterrupted, UserError, listed
 from hfft.evaluation import summarize
+from hfft.features.start import start_from
 from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.optim import layerwise_param_groups
@@ -81,6 +82,8 @@ def finetune(
         output.require_free(folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs)
     console = make_console()
 
+    if not load_strategy(args.strategy).trains and "validation_size" not in settings:
+        data_arguments.validation_size = 0  # nothing is chosen on it: every example may help to solve the head
     task, labelled = _read(data_arguments, args.seed, console)
     chosen = {**task_defaults(task, chosen), **chosen}
     args = training_arguments(chosen)
@@ -97,13 +100,17 @@ def finetune(
     record = RunRecord(again, task.name, labelled.target, labelled.counts(), labelled.notes, usage)
     checkpoint = _checkpoint(record, folder, args, console)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
+    for note in _start(task, loaded, processor, labelled, args, model_arguments.pooling, cache, console):
+        record.notes.append(note)
+        console.print(f"  {note[0].upper()}{note[1:]}")
     trainer = _make_trainer(task, loaded, processor, labelled, args, measure, cache, console)
     if is_first_process():
         if args.overwrite:
             output.set_aside(folder)
         record.write_run_file(folder)
-    _train(trainer, checkpoint)
-    _finish(trainer, labelled, record, console)
+    if load_strategy(args.strategy).trains:
+        _train(trainer, checkpoint)
+    _finish(trainer, task, labelled, record, console)
     trainer.save_model(str(folder))  # before anything that could fail: nothing trained is lost
     if is_first_process():
         output.discard(folder)
@@ -260,8 +267,40 @@ def _train(trainer: FineTuningTrainer, checkpoint: str | None) -> None:
                 callback.close()
 
 
-def _finish(trainer: FineTuningTrainer, data: LabelledData, record: RunRecord, console: Console) -> None:
-    """Settle what the trained model lacks: units of numbers, thresholds of classes."""
+def _start(
+    task: Task,
+    model: Any,
+    processor: Any,
+    data: LabelledData,
+    args: FineTuningArguments,
+    pooling: str,
+    cache: Cache,
+    console: Console,
+) -> list[str]:
+    """Prepare the model for training as the strategy says; return what to tell of it."""
+    with progress_bar(console) as bar:
+        start = start_from(
+            task,
+            model,
+            processor,
+            data,
+            load_strategy(args.strategy),
+            pooling=pooling,
+            solver=args.head_solver,
+            seed=args.seed,
+            cache=cache,
+            batch_size=args.per_device_eval_batch_size,
+            device=args.device,
+            track=lambda items, n, what: bar.track(items, n, description=what),
+        )
+    return start.notes
+
+
+def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: RunRecord, console: Console) -> None:
+    """Make the model that ships: the stock architecture, units of numbers, thresholds of classes."""
+    finished = task.finished(trainer.accelerator.unwrap_model(trainer.model))
+    if finished is not trainer.accelerator.unwrap_model(trainer.model):
+        trainer.model = trainer.model_wrapped = finished
 
     def predict() -> tuple[np.ndarray, np.ndarray]:
         logits = trainer.predict(trainer.eval_dataset).predictions

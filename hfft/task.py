@@ -181,6 +181,18 @@ class Task(ABC):
     def collator(self, processor: Any) -> Collator:
         """Return what joins encoded examples into a batch."""
 
+    def poolings(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """Return the ways in which the head can read the trunk, the architecture's own (``model``) first."""
+        return ("model",)
+
+    def pool(self, model: PreTrainedModel, pooling: str) -> Callable[[], None]:
+        """Let the head of a model read the trunk in another of its :meth:`poolings`; return what undoes it."""
+        raise NotImplementedError
+
+    def finished(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the model that ships: a stock architecture, whatever stood in it for training."""
+        return model
+
     @abstractmethod
     def describe(self, example: Example) -> str:
         """Return one line that shows an example to a person: a path, a text."""

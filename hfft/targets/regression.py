@@ -42,6 +42,7 @@ class Regression(Target):
     scale: float = 1.0
 
     problem_type: ClassVar[str] = "regression"
+    head_solver: ClassVar[str] = "ridge"
     baseline_name: ClassVar[str] = "training mean"
     baseline_sentence: ClassVar[str] = "always answering with the mean of the training examples"
     fewest_rows: ClassVar[int] = 4  # type: ignore[misc]

@@ -36,6 +36,9 @@ class Target(ABC):
     baseline_sentence: ClassVar[str]
     """What the baseline does, as the subject of a sentence."""
 
+    head_solver: ClassVar[str] = "logistic"
+    """How a linear head is solved for such labels: a name of :data:`hfft.features.heads.solvers.SOLVERS`."""
+
     output_names: list[str]
     """What each logit stands for: the classes, or the one number."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -82,18 +82,27 @@ def can_pool_tokens(model: Any) -> bool:
         return False  # a block of another make: which error it raises is its own affair
 
 
-def pool_tokens(model: Any) -> None:
-    """Let a model that :func:`can_pool_tokens` read the mean of its tokens, in place."""
+def pool_tokens(model: Any) -> Callable[[], None]:
+    """Let a model that :func:`can_pool_tokens` read the mean of its tokens, in place; return what undoes it."""
     layers = _layers(model)
     if layers is None:
+        own = model.config.classifier_pooling
         model.config.classifier_pooling = "mean"
-        return
+        return lambda: setattr(model.config, "classifier_pooling", own)
     if isinstance(layers[-1], MeanTokens):
-        return
-    layers.append(MeanTokens(_eps(layers[-1])))
+        return lambda: None
     trunk = _trunk(model)
-    if getattr(trunk, "pooler", None) is not None:
+    pooler = getattr(trunk, "pooler", None)
+    layers.append(MeanTokens(_eps(layers[-1])))
+    if pooler is not None:
         trunk.pooler = FirstToken()
+
+    def undo() -> None:
+        del layers[-1]
+        if pooler is not None:
+            trunk.pooler = pooler
+
+    return undo
 
 
 def folded(model: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfft.errors import UserError
@@ -105,6 +105,24 @@ class TextClassification(Task):
         from transformers import DataCollatorWithPadding
 
         return DataCollatorWithPadding(processor)
+
+    def poolings(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """The mean of the tokens, where the architecture can be made to read it."""
+        from .pooling import can_pool_tokens
+
+        return ("model", "mean") if can_pool_tokens(model) else ("model",)
+
+    def pool(self, model: PreTrainedModel, pooling: str) -> Callable[[], None]:
+        """Read the mean of the tokens."""
+        from .pooling import pool_tokens
+
+        return pool_tokens(model)
+
+    def finished(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Fold the mean of the tokens into the weights."""
+        from .pooling import folded
+
+        return folded(model)
 
     def describe(self, example: Example) -> str:
         """The text, or both texts of a pair."""

@@ -90,3 +90,11 @@ def test_modernbert_pools_by_its_own_option():
 @pytest.mark.parametrize("model_type", ["albert", "distilbert", "mpnet", "gpt2", "ibert", "longformer", "xmod"])
 def test_other_architectures_are_left_alone(model_type: str):
     assert not can_pool_tokens(model_of(model_type))
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "modernbert"])
+def test_pooling_is_undone(model_type: str):
+    model = model_of(model_type)
+    before = model(**batch(model)).logits
+    pool_tokens(model)()
+    assert torch.equal(model(**batch(model)).logits, before)
