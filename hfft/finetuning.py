@@ -91,7 +91,7 @@ def finetune(
     settle(args, task, labelled, measure, chosen)
 
     set_seed(args.seed)  # the head is drawn here
-    loaded, processor = _load(task, model_arguments, labelled)
+    loaded, processor = _load(task, model_arguments, labelled, console)
     parameters = sum(parameter.numel() for parameter in loaded.parameters())
     console.print(f"Model: {model_arguments.model}, {parameters / 1e6:.2f} million parameters")
 
@@ -151,7 +151,7 @@ def _read(arguments: DataArguments, seed: int, console: Console) -> tuple[Task, 
     return task, labelled
 
 
-def _load(task: Task, arguments: ModelArguments, data: LabelledData) -> tuple[Any, Any]:
+def _load(task: Task, arguments: ModelArguments, data: LabelledData, console: Console) -> tuple[Any, Any]:
     """Load model and processor, both ready for training on the data's target."""
     config = load_config(arguments)
     if not task.supports(config):
@@ -161,8 +161,14 @@ def _load(task: Task, arguments: ModelArguments, data: LabelledData) -> tuple[An
         )
     model, processor = task.load(arguments, config, data.target)
     data.target, told = data.target.start(model, data.labels("train"), config)
-    data.notes += [told] if told is not None else []
+    _note(data.notes, told, console)
     return model, processor
+
+
+def _note(notes: list[str], told: str | None, console: Console) -> None:
+    if told is not None:
+        notes.append(told)
+        console.print(f"  {told}")
 
 
 def _make_trainer(
@@ -309,9 +315,7 @@ def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: 
     has_validation = "validation" in data.splits
     model = trainer.accelerator.unwrap_model(trainer.model)
     record.target, told = data.target.finish(model, predict if has_validation else None)
-    if told is not None:
-        record.notes.append(told)
-        console.print(f"  {told[0].upper()}{told[1:]}")
+    _note(record.notes, told, console)
 
 
 def _evaluate(

@@ -197,8 +197,11 @@ def _evaluation_split(
     _require_split(split, _SPLITS if UNSPLIT in source.splits else source.splits, source)
     named = {**columns_of_run(run, source), **arguments.named_columns()}
     columns = find_columns(source, task, named, labelled=True)
-    if arguments.label_delimiter or (run or {}).get("label_delimiter"):
-        target = target.reading(arguments.label_delimiter or str((run or {})["label_delimiter"]))
+    delimiter = arguments.label_delimiter
+    if delimiter is None and isinstance(source.first_value(columns[LABEL]), str):
+        delimiter = (run or {}).get("label_delimiter")
+    if delimiter is not None:
+        target = target.reading(delimiter)
     whole = split == UNSPLIT or UNSPLIT in source.splits
     chosen = source.splits if whole else {split: source.splits[split]}
     examples = concatenate_datasets(

@@ -43,8 +43,11 @@ def print_metrics(console: Console, rows: list[dict[str, Any]], title: str, base
 
 
 def figure(value: float, places: int = 3) -> str:
-    """Write a value with some places behind the point; large ones, which have a unit, with as many digits in all."""
-    return f"{value:.{places}f}" if abs(value) < 10 ** (places + 1) else f"{value:.{places + 3}g}"
+    """Write a value with some places behind the point; very large and small ones, which have a unit, by digits."""
+    size = abs(value)
+    if size >= 10 ** (places + 1):
+        return f"{value:.{places + 3}g}"
+    return f"{value:.{places}f}" if size >= 10**-places or size == 0 else f"{value:.{places}g}"
 
 
 def print_layers(console: Console, plan: LayerPlan) -> None:

@@ -389,3 +389,31 @@ def test_report_and_card_speak_of_what_is_predicted(tags_run, price_run):
             assert phrase in report or phrase.startswith("|")
             assert phrase.replace(" f1", "_f1") in card.replace("\\_", "_")
         assert "majority" not in card + report
+
+
+def test_without_a_validation_split_the_thresholds_are_a_half(tags_run, tags_folder: Path, tmp_path: Path):
+    """Also where the model that is trained on brought others along."""
+    run = hfft.finetune(
+        model=tags_run.output_dir,
+        data=str(tags_folder),
+        output_dir=str(tmp_path / "out"),
+        validation_size=0,
+        **QUICK | {"num_train_epochs": 1},
+    )
+    assert tags_run.record.target.thresholds != [0.5] * 3
+    assert json.loads((tmp_path / "out" / "config.json").read_text())[THRESHOLDS] == [0.5] * 3
+    checkpoint = next((tmp_path / "out").glob("checkpoint-*"))
+    assert THRESHOLDS not in json.loads((checkpoint / "config.json").read_text())
+    assert "threshold" not in " ".join(run.record.notes)
+
+
+def test_a_run_on_divided_texts_is_evaluated_on_lists_and_texts(tiny_bert: Path, tags_folder: Path, tmp_path: Path):
+    data = write_csv(tmp_path / "data.csv", [(text, "|".join(kinds)) for text, kinds in tagged(60, 1)])
+    settings = {"model": str(tiny_bert), "data": str(data), "label_delimiter": "|", **QUICK, "num_train_epochs": 1}
+    run = hfft.finetune(output_dir=str(tmp_path / "out"), **settings)
+    rows = [(text, "|".join(kinds)) for text, kinds in tagged(30, 2)]
+    divided = hfft.evaluate(run.output_dir, str(write_csv(tmp_path / "new.csv", rows)))
+    lists = hfft.evaluate(run.output_dir, str(tags_folder / "test.jsonl"))
+    assert lists.metrics == divided.metrics
+    own = hfft.evaluate(run.output_dir, str(data), seed=QUICK["seed"])
+    assert own.metrics["test_log_loss"] == pytest.approx(run.metrics["test_log_loss"], abs=1e-6)

@@ -9,7 +9,7 @@ from hfft.data.split_names import LABEL, REFERENCE
 from hfft.errors import UserError, listed, nearest
 from hfft.task import Task
 
-_LABEL_NAMES = ("label", "labels", "class", "target", "category", "intent", "y")
+_LABEL_NAMES = ("label", "labels", "class", "target", "category", "intent", "y", "tags", "score", "rating")
 
 
 def task_for_source(source: Source, tasks: Sequence[Task], named: Mapping[str, str]) -> Task:
@@ -54,7 +54,7 @@ def input_column(source: Source, task: Task, role: str, named: Mapping[str, str]
 
 
 def label_column(source: Source, named: Mapping[str, str]) -> str | None:
-    """Return the column of the class, or ``None``; a named one must be there."""
+    """Return the column of the label, or ``None``; a named one must be there."""
     if LABEL in named:
         return _require_column(source, "--label_column", named[LABEL])
     lower = {column.lower(): column for column in reversed(source.column_names)}

@@ -12,12 +12,12 @@ from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.metrics import LOWER_IS_BETTER
 from hfft.evaluation.multi_label import UNTUNED, best_thresholds, multi_label_metrics
 from hfft.targets.cells import LabelColumn, class_indices, class_list, class_texts, is_missing
-from hfft.targets.target import Predict, Target
+from hfft.targets.target import CONFIG_EXTRAS, Predict, Target
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-THRESHOLDS = "label_thresholds"
+THRESHOLDS = CONFIG_EXTRAS[0]
 """Where a model's configuration keeps the thresholds, in the order of its classes."""
 
 

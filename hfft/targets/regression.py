@@ -12,12 +12,12 @@ from hfft.errors import UserError
 from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.regression import REGRESSION_METRICS
 from hfft.targets.cells import LabelColumn, is_missing
-from hfft.targets.target import Predict, Target
+from hfft.targets.target import CONFIG_EXTRAS, Predict, Target
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-MEAN, SCALE = "target_mean", "target_scale"
+_, MEAN, SCALE = CONFIG_EXTRAS
 """Where the configuration of a checkpoint in mid-training keeps what its outputs are to be scaled with."""
 
 _MOST_CLASSES = 20  # distinct numbers in a column of texts, or of whole numbers written as floats, that may be classes
@@ -57,7 +57,7 @@ class Regression(Target):
         first = column.first
         if delimiter is not None or not isinstance(first, float | str) or _number(first) is None:
             return False
-        distinct = {value for value in column.values if not is_missing(value)}
+        distinct = [value for value in dict.fromkeys(column.values) if not is_missing(value)]
         numbers = [_number(value) for value in distinct]
         if any(number is None for number in numbers):
             return False
@@ -124,6 +124,10 @@ class Regression(Target):
         edges = np.quantile(labels, np.arange(1, bins) / bins)
         return np.searchsorted(edges, labels, side="right")
 
+    def lost(self, labels: np.ndarray) -> list[str]:
+        """Return the number's name where no example is left."""
+        return [] if len(labels) else self.output_names
+
     def counts(self, labels: np.ndarray) -> dict[str, float]:
         """Return what is told of the numbers."""
         return {
@@ -144,7 +148,8 @@ class Regression(Target):
         if scale == 0 or not math.isfinite(scale):
             raise UserError("--data: the training examples all have the same number, or numbers beyond computing with.")
         started = replace(self, mean=mean, scale=scale)
-        if self.matches(config) and config.problem_type == self.problem_type:
+        super().start(model, labels, config)
+        if self.matches(config):
             old = self.from_config(config)
             rescale(layer, old.scale / scale, (old.mean - mean) / scale)
         setattr(model.config, MEAN, mean)

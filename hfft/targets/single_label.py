@@ -12,7 +12,7 @@ from hfft.evaluation.baseline import class_frequencies
 from hfft.evaluation.intervals import WEIGHTED_METRICS
 from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.metrics import METRICS, softmax
-from hfft.targets.cells import LabelColumn, class_indices, class_list, class_texts
+from hfft.targets.cells import LabelColumn, class_indices, class_list, class_texts, is_missing
 from hfft.targets.target import Target
 
 if TYPE_CHECKING:
@@ -42,11 +42,10 @@ class SingleLabel(Target):
         """Take the classes that occur, numbers in their order before words in theirs."""
         if delimiter is not None:
             raise UserError("--label_delimiter belongs to multi_label_classification: one class needs none.")
-        absent = set(cls.missing(column))
-        values = [value for row, value in enumerate(column.values) if row not in absent]
-        if not values:
-            column.require_none_missing(sorted(absent))
-        return cls(class_list(column, class_texts(column, values, column.feature), column.feature))
+        present = [value for value in _distinct(column) if not _is_missing(column, value)]
+        if not present:
+            column.require_none_missing(cls.missing(column))
+        return cls(class_list(column, class_texts(column, present, column.feature), column.feature))
 
     @classmethod
     def from_config(cls, config: PretrainedConfig) -> Self:
@@ -56,17 +55,17 @@ class SingleLabel(Target):
     @classmethod
     def missing(cls, column: LabelColumn, delimiter: str | None = None) -> list[int]:
         """Return the rows without a label; a ClassLabel says it with a negative number."""
-        from datasets import ClassLabel
-
-        missing = super().missing(column)
-        if isinstance(column.feature, ClassLabel):
-            missing += [row for row, value in enumerate(column.values) if value is not None and value < 0]
-        return missing
+        if not any(_is_missing(column, value) for value in _distinct(column)):
+            return []
+        return [row for row, value in enumerate(column.values) if _is_missing(column, value)]
 
     def encode(self, column: LabelColumn) -> list[int]:
         """Return the class index of every row."""
         column.require_none_missing(self.missing(column))
-        return class_indices(column, class_texts(column, column.values, column.feature), self.output_names)
+        distinct = _distinct(column)
+        indices = class_indices(column, class_texts(column, distinct, column.feature), self.output_names)
+        index_of = dict(zip(distinct, indices, strict=True))
+        return [index_of[value] for value in column.values]
 
     @property
     def feature(self) -> Any:
@@ -138,3 +137,16 @@ class SingleLabel(Target):
         for index, name in enumerate(self.output_names):
             columns[f"probability_{name}"] = outputs[:, index].astype(np.float64)
         return columns
+
+
+def _distinct(column: LabelColumn) -> list[Any]:
+    """Return the different cells in the order in which they come; raises :class:`UserError` for lists."""
+    if isinstance(column.first, list | dict):
+        class_texts(column, [column.first], column.feature)
+    return list(dict.fromkeys(column.values))
+
+
+def _is_missing(column: LabelColumn, value: Any) -> bool:
+    from datasets import ClassLabel
+
+    return is_missing(value) or (isinstance(column.feature, ClassLabel) and value < 0)

@@ -20,6 +20,9 @@ from hfft.targets.cells import LabelColumn, is_missing
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+CONFIG_EXTRAS = ("label_thresholds", "target_mean", "target_scale")
+"""What targets keep in a model's configuration beside transformers' own fields."""
+
 Predict = Callable[[], tuple[np.ndarray, np.ndarray]]
 """Gives array labels and outputs of the validation split."""
 
@@ -153,6 +156,9 @@ class Target(ABC):
         Returns:
             the target in the units of training, and what is to be known of it, as a sentence.
         """
+        for name in CONFIG_EXTRAS:
+            if hasattr(model.config, name):
+                delattr(model.config, name)  # of what the checkpoint was trained on before
         return self, None
 
     def finish(self, model: PreTrainedModel, predict: Predict | None) -> tuple[Self, str | None]:

@@ -148,3 +148,14 @@ def test_the_baseline_of_several_classes_is_the_better_of_two_constant_answers()
 def test_the_baseline_of_numbers_is_the_training_mean():
     found = Regression(["y"]).baseline(np.array([1.0, 2.0, 6.0]), np.array([2.0, 5.0]))
     assert found == pytest.approx({"rmse": 2.5**0.5, "mae": 1.5, "mse": 2.5, "r2": -1 / 9})
+
+
+def test_thresholds_of_one_sample_help_on_another():
+    """Rare classes with honest probabilities, which seldom reach a half."""
+    generator = np.random.default_rng(0)
+    probabilities = generator.beta(0.5, 4, size=(3000, 5))
+    labels = generator.random((3000, 5)) < probabilities
+    tuned = MultiLabel(list("abcde"), best_thresholds(labels[:500], probabilities[:500]).tolist())
+    held_out = labels[500:], probabilities[500:]
+    before, after = (t.metrics.compute(*held_out)["macro_f1"] for t in (MultiLabel(list("abcde")), tuned))
+    assert after > before + 0.1
