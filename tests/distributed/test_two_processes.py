@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import hfft
+from tests.conftest import make_sentences, write_csv
 
 FLAGS = "--num_train_epochs 2 --seed 3 --learning_rate 1e-2 --optim sgd --validation_size 0"
 
@@ -39,9 +40,12 @@ def without_dropout(model: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("strategy", ["full", "gradual"])
-def test_two_processes_train_the_model_that_one_would_and_write_one_folder(
-    strategy, tiny_bert, text_folder, tmp_path: Path
-):
+def test_two_processes_train_the_model_that_one_would_and_write_one_folder(strategy, tiny_bert, tmp_path: Path):
+    # texts of unlike length, drawn by it, and 11 of them left for the last step of two ranks
+    text_folder = tmp_path / "texts"
+    rows = [(f"{text} {'and this ' * (index % 6)}", name) for index, (text, name) in enumerate(make_sentences(35, 1))]
+    write_csv(text_folder / "train.csv", rows)
+    write_csv(text_folder / "test.csv", make_sentences(15, 2))
     model = without_dropout(tiny_bert, tmp_path)
     out = tmp_path / "out"
     flags = [*FLAGS.split(), "--per_device_train_batch_size", "6", "--strategy", strategy]
@@ -61,7 +65,8 @@ def test_two_processes_train_the_model_that_one_would_and_write_one_folder(
         learning_rate=1e-2,
         optim="sgd",
         validation_size=0,
-        per_device_train_batch_size=12,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=3,
         strategy=strategy,
     )
     both, one = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "single"))

@@ -218,6 +218,27 @@ def test_one_transparent_colour_of_an_rgb_picture_is_white(tmp_path: Path):
     assert decode(path)[0].tolist() == [[255, 255, 255], [9, 9, 9]]
 
 
+@pytest.mark.parametrize("mode", ["La", "RGBa"])
+def test_colours_that_were_multiplied_by_their_transparency(mode: str):
+    clear = Image.fromarray(np.array([[[100, 100, 100, 255], [9, 9, 9, 0]]], dtype=np.uint8))
+    image = clear.convert("LA").convert("La") if mode == "La" else clear.convert(mode)
+    assert np.asarray(decode_image(image))[0].tolist() == [[100] * 3, [255] * 3]
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "LAB"])
+def test_other_colour_spaces(tmp_path: Path, mode: str):
+    red = Image.new("RGB", (2, 2), (250, 20, 30)).convert(mode)
+    image = red if mode == "HSV" else save(red, tmp_path / "colours.tif")
+    assert np.abs(np.asarray(decode_image(image)).astype(int) - [250, 20, 30]).max() <= 6
+
+
+def test_palette_with_alpha():
+    image = Image.new("PA", (1, 1))
+    image.putpalette([10, 20, 30])
+    image.putalpha(255)
+    assert np.asarray(decode_image(image))[0, 0].tolist() == [10, 20, 30]
+
+
 # animations
 
 
@@ -255,6 +276,57 @@ def test_a_picture_in_memory_is_left_alone():
     assert image.mode == "RGBA"
     decoded.putpixel((0, 0), (0, 0, 0))
     np.testing.assert_array_equal(np.asarray(image)[..., :3], PIXELS)
+
+
+# sizes
+
+
+@pytest.mark.parametrize(("size", "kept"), [((500, 10), (500, 10)), ((4000, 8), (400, 8)), ((1, 90), (1, 50))])
+def test_of_a_strip_the_middle_is_kept(size: tuple[int, int], kept: tuple[int, int]):
+    wide = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+    wide[..., 0] = (
+        np.linspace(0, 255, max(size)).astype(np.uint8)[:, None]
+        if size[1] > size[0]
+        else np.linspace(0, 255, max(size))
+    )
+    decoded = np.asarray(decode_image(Image.fromarray(wide)))
+    assert decoded.shape[:2] == kept[::-1]
+    middle = decoded[..., 0].astype(float).mean()
+    assert abs(middle - wide[..., 0].mean()) < 3
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_reduced_picture_is_the_whole_one_reduced(tmp_path: Path, suffix: str):
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8))
+    path = save(coarse.resize((900, 700), Image.Resampling.BICUBIC), tmp_path / f"large.{suffix}")
+    reduced = decode_image(path, 50)
+    assert reduced.size == (64, 50)
+    expected = decode_image(path).resize((64, 50), Image.Resampling.BICUBIC)
+    difference = np.asarray(reduced).astype(int) - np.asarray(expected)
+    assert np.abs(difference).mean() < 1
+    assert np.abs(difference).max() <= 12
+
+
+def test_a_jpeg_is_decoded_at_a_fraction_but_never_below_twice_what_is_wanted(tmp_path: Path, monkeypatch):
+    sizes = []
+    upright = decoding._to_rgb
+    monkeypatch.setattr(decoding, "_to_rgb", lambda image: sizes.append(image.size) or upright(image))
+    path = save(Image.new("RGB", (900, 700)), tmp_path / "large.jpg")
+    assert [decode_image(path, side).size[1] for side in (40, 100, 300, 2000)] == [40, 100, 300, 700]
+    assert sizes == [(113, 88), (450, 350), (900, 700), (900, 700)]
+
+
+def test_a_turned_picture_is_reduced_upright(tmp_path: Path):
+    exif = Image.Exif()
+    exif[274] = 6
+    path = save(Image.new("RGB", (400, 200)), tmp_path / "turned.jpg", exif=exif)
+    assert decode_image(path, 50).size == (50, 100)
+
+
+def test_an_opened_jpeg_keeps_its_size(tmp_path: Path):
+    opened = Image.open(save(Image.new("RGB", (400, 400)), tmp_path / "large.jpg"))
+    assert decode_image(opened, 20).size == (20, 20)
+    assert opened.size == (400, 400)
 
 
 # what is no picture

@@ -1,0 +1,29 @@
+"""The benchmarks of the examples run, and say what they claim to say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_input_pipelines_are_measured_beside_each_other(image_folder: Path, tmp_path: Path):
+    flags = ["--image_size", "32", "--epochs", "1", "--cores", "1", "--output", str(tmp_path / "speed.json")]
+    script = ROOT / "examples" / "benchmarks" / "input_pipeline.py"
+    command = [sys.executable, str(script), "--data", str(image_folder), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "speed.json").read_text())
+    assert told["images"] == 36
+    assert [(row["pipeline"], row["workers"]) for row in told["rows"]] == [
+        ("datasets + PIL", 0),
+        ("datasets + PIL", 1),
+        ("hfft, first epoch", 0),
+        ("hfft, later epochs", 0),
+        ("hfft, later epochs", 1),
+    ]
+    assert all(row["images_per_second"] > 0 for row in told["rows"])
+    assert "datasets + PIL" in done.stdout
