@@ -290,7 +290,7 @@ def _start(
             model,
             processor,
             data,
-            load_strategy(args.strategy),
+            solved_head=_starts_solved(args),
             pooling=pooling,
             solver=args.head_solver,
             seed=args.seed,
@@ -300,6 +300,10 @@ def _start(
             track=lambda items, n, what: bar.track(items, n, description=what),
         )
     return start.notes
+
+
+def _starts_solved(args: FineTuningArguments) -> bool:
+    return load_strategy(args.strategy).solved_head if args.head_start == "auto" else args.head_start == "solved"
 
 
 def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: RunRecord, console: Console) -> None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
-from hfft.arguments import require_range
+from hfft.arguments import require_choice, require_range
 from hfft.errors import UserError
 from hfft.optim.factory import IN_TRANSFORMERS, require_known_optimizer
 from hfft.optim.schedules import SCHEDULES, require_known
@@ -59,6 +59,9 @@ _RANGES: dict[str, dict[str, Any]] = {
 }
 
 
+HEAD_STARTS = ("auto", "solved", "random")
+
+
 @dataclass
 class FineTuningArguments(TrainingArguments):
     """Training arguments of a fine-tuning run; every field of transformers' TrainingArguments keeps its name.
@@ -71,15 +74,22 @@ class FineTuningArguments(TrainingArguments):
         default=DEFAULT_STRATEGY,
         metadata={
             "help": "What is trained when: full (all layers from the first step), gradual (the head first, then layer "
-            "by layer from the top), linear-probe (the head alone, solved on the frozen trunk's features) or lp-ft "
-            "(the same, and then all layers)."
+            "by layer from the top), linear-probe (nothing but the head, which is solved on the frozen trunk's features) "
+            "or lp-ft (the same, and then all layers)."
+        },
+    )
+    head_start: str = field(
+        default="auto",
+        metadata={
+            "help": "How the new head starts: solved (on the features of the frozen trunk), random, or auto: solved but "
+            "for the strategy full. FineTuningTrainer alone starts from the head that the model has."
         },
     )
     head_solver: str = field(
         default="auto",
         metadata={
-            "help": "How linear-probe and lp-ft solve the head: logistic (regression), svm, ridge or prototypes "
-            "(default: logistic, and ridge for numbers)."
+            "help": "How a head is solved: logistic (regression), svm, ridge or prototypes (default: logistic, and ridge "
+            "for numbers)."
         },
     )
     layer_decay: float = field(
@@ -206,6 +216,9 @@ class FineTuningArguments(TrainingArguments):
             if isinstance(value, str | int):
                 setattr(self, name, [str(value)])
         strategy = load_strategy(self.strategy)
+        require_choice(self, "head_start", HEAD_STARTS)
+        if self.head_start == "random" and not strategy.trains:
+            raise UserError(f"head_start random has no place in the strategy '{strategy.name}', which trains no head.")
         if self.epochs_per_group is not None and not strategy.gradual:
             raise UserError(f"epochs_per_group has no place in the strategy '{strategy.name}': it belongs to gradual.")
         if self.resume and self.overwrite:

@@ -18,7 +18,6 @@ from hfft.errors import UserError, listed, nearest
 from hfft.features.extraction import compute_features, kept_features, model_inputs, model_key
 from hfft.features.heads import LinearHead, solve_head
 from hfft.features.readout import Readout
-from hfft.strategies import Strategy
 from hfft.targets import Target
 from hfft.task import StagedEncoder, Task
 
@@ -154,8 +153,8 @@ def start_from(
     model: Any,
     processor: Any,
     data: LabelledData,
-    strategy: Strategy,
     *,
+    solved_head: bool,
     pooling: str = AUTO,
     solver: str = AUTO,
     seed: int = 0,
@@ -183,7 +182,7 @@ def start_from(
     home = next(model.parameters()).device
     model.to(device)
     try:
-        if not strategy.solved_head:
+        if not solved_head:
             chosen, notes = choose_pooling(
                 task, model, MODEL if pooling == AUTO else pooling, features, data.target, labels, seed
             )

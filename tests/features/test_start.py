@@ -15,7 +15,6 @@ from hfft import ModelArguments, UserError
 from hfft.caching import Cache
 from hfft.data import LabelledData
 from hfft.features.start import Features, Start, start_from
-from hfft.strategies import load_strategy
 from hfft.targets import MultiLabel, Regression, SingleLabel, Target
 from hfft.task import Task
 from tests.conftest import COLOURS, WORDS, make_sentences
@@ -110,14 +109,14 @@ def test_another_pooling_is_no_cached_feature(text_data: LabelledData, tiny_bert
     task, found = TextClassification(), []
     for pooling in ("model", "mean"):
         model, tokenizer = load(task, tiny_bert, text_data.target)
-        start_from(task, model, tokenizer, text_data, load_strategy("full"), pooling=pooling)
+        start_from(task, model, tokenizer, text_data, solved_head=False, pooling=pooling)
         source = Features(task, model, tokenizer, text_data.splits["train"], Cache(tmp_path, 10**8))
         found.append(source.read(source.readout()))
     assert not np.allclose(*found, atol=1e-2)
 
 
-def begin(task: Task, pair: tuple[Any, Any], data: LabelledData, strategy: str, **options: Any) -> Start:
-    return start_from(task, *pair, data, load_strategy(strategy), **options)
+def begin(task: Task, pair: tuple[Any, Any], data: LabelledData, solved_head: bool = True, **options: Any) -> Start:
+    return start_from(task, *pair, data, solved_head=solved_head, **options)
 
 
 def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -127,7 +126,7 @@ def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def test_a_solved_head_fits_and_the_trunk_stays_bit_for_bit(bert, text_data: LabelledData):
     model, tokenizer = bert
     before = state(model)
-    start = begin(TextClassification(), bert, text_data, "lp-ft", pooling="model")
+    start = begin(TextClassification(), bert, text_data, pooling="model")
     assert start.head is not None
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"classifier.weight", "classifier.bias"}
@@ -140,13 +139,13 @@ def test_a_solved_head_fits_and_the_trunk_stays_bit_for_bit(bert, text_data: Lab
 
 def test_other_strategies_leave_the_model_as_it_was_drawn(bert, text_data: LabelledData):
     before = state(bert[0])
-    start = begin(TextClassification(), bert, text_data, "full")
+    start = begin(TextClassification(), bert, text_data, False)
     assert (start.head, start.pooling, start.notes) == (None, "model", [])
     assert all(torch.equal(value, before[name]) for name, value in bert[0].state_dict().items())
 
 
 def test_auto_takes_the_pooling_whose_head_fits_best(bert, text_data: LabelledData):
-    start = begin(TextClassification(), bert, text_data, "linear-probe")
+    start = begin(TextClassification(), bert, text_data)
     told = dict(pair.split(" ") for pair in start.notes[0].rpartition("examples: ")[2].rstrip(".").split(", "))
     assert set(told) == {"model", "mean"}
     assert start.pooling == min(told, key=lambda name: float(told[name]))
@@ -154,7 +153,7 @@ def test_auto_takes_the_pooling_whose_head_fits_best(bert, text_data: LabelledDa
 
 def test_a_pooling_that_the_model_has_not_is_refused(bert, text_data: LabelledData):
     with pytest.raises(UserError, match=r"--pooling: .* reads its trunk as model, mean, not as 'men'. Did you mean"):
-        begin(TextClassification(), bert, text_data, "full", pooling="men")
+        begin(TextClassification(), bert, text_data, False, pooling="men")
 
 
 @pytest.mark.parametrize("backbone", ["tiny_timm", "tiny_vit"])
@@ -162,7 +161,7 @@ def test_heads_of_vision_models_are_solved(backbone: str, request, picture_data:
     task = ImageClassification()
     pair = load(task, request.getfixturevalue(backbone), picture_data.target)
     before = state(pair[0])
-    begin(task, pair, picture_data, "linear-probe")
+    begin(task, pair, picture_data)
     changed = {name for name, value in pair[0].state_dict().items() if not torch.equal(value, before[name])}
     assert len(changed) == 2
     encode = task.encoder(pair[1], training=False)
@@ -177,17 +176,17 @@ def test_several_classes_and_numbers_have_heads_too(tiny_bert: Path, text_data: 
     several = Dataset.from_dict({"text": texts, "label": [[0] if "cat" in text else [1, 2] for text in texts]})
     target = MultiLabel(CLASSES)
     pair = load(task, tiny_bert, target)
-    head = begin(task, pair, LabelledData({"train": several}, target, "texts"), "linear-probe").head
+    head = begin(task, pair, LabelledData({"train": several}, target, "texts")).head
     assert head is not None
     assert head.weight.shape == (3, 32)
     numbers = Dataset.from_dict({"text": texts, "label": [float(len(text)) for text in texts]})
     number = Regression(["length"], mean=30.0, scale=10.0)
     pair = load(task, tiny_bert, number)
-    assert begin(task, pair, LabelledData({"train": numbers}, number, "texts"), "linear-probe").head is not None
+    assert begin(task, pair, LabelledData({"train": numbers}, number, "texts")).head is not None
     found = pair[0].eval()(**pair[1](texts[-1:], return_tensors="pt")).logits.item()
     assert found > 1  # the longest text by far, in standardised units
 
 
 def test_an_unknown_solver_is_refused(bert, text_data: LabelledData):
     with pytest.raises(UserError, match=r"no head solver 'logistik'. Did you mean 'logistic'"):
-        begin(TextClassification(), bert, text_data, "linear-probe", solver="logistik")
+        begin(TextClassification(), bert, text_data, solver="logistik")
