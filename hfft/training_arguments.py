@@ -74,22 +74,22 @@ class FineTuningArguments(TrainingArguments):
         default=DEFAULT_STRATEGY,
         metadata={
             "help": "What is trained when: full (all layers from the first step), gradual (the head first, then layer "
-            "by layer from the top), linear-probe (nothing but the head, which is solved on the frozen trunk's features) "
-            "or lp-ft (the same, and then all layers)."
+            "by layer from the top), linear-probe (the head alone, solved on the frozen trunk's features) or lp-ft (the "
+            "same, and then all layers)."
         },
     )
     head_start: str = field(
         default="auto",
         metadata={
-            "help": "How the new head starts: solved (on the features of the frozen trunk), random, or auto: solved but "
-            "for the strategy full. FineTuningTrainer alone starts from the head that the model has."
+            "help": "How the new head starts: solved (on the frozen trunk's features), random, or auto: solved but for "
+            "the strategy full. FineTuningTrainer alone starts from the head that the model has."
         },
     )
     head_solver: str = field(
         default="auto",
         metadata={
-            "help": "How a head is solved: logistic (regression), svm, ridge or prototypes (default: logistic, and ridge "
-            "for numbers)."
+            "help": "How a head is solved: logistic (regression), svm, ridge or prototypes (default: logistic, and "
+            "ridge for numbers)."
         },
     )
     layer_decay: float = field(
