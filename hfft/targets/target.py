@@ -20,8 +20,11 @@ from hfft.targets.cells import LabelColumn, is_missing
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-CONFIG_EXTRAS = ("label_thresholds", "target_mean", "target_scale")
-"""What targets keep in a model's configuration beside transformers' own fields."""
+THRESHOLDS = "label_thresholds"
+"""Where a model's configuration keeps the threshold of each class, in their order."""
+
+MEAN, SCALE = "target_mean", "target_scale"
+"""Where the configuration of a checkpoint in mid-training keeps what its numbers are to be scaled with."""
 
 Predict = Callable[[], tuple[np.ndarray, np.ndarray]]
 """Gives array labels and outputs of the validation split."""
@@ -156,7 +159,7 @@ class Target(ABC):
         Returns:
             the target in the units of training, and what is to be known of it, as a sentence.
         """
-        for name in CONFIG_EXTRAS:
+        for name in (THRESHOLDS, MEAN, SCALE):
             if hasattr(model.config, name):
                 delattr(model.config, name)  # of what the checkpoint was trained on before
         return self, None
