@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
+    from hfft.checking import CheckResult
     from hfft.planning import LayerPlan
 
 
@@ -21,6 +23,29 @@ def make_console() -> Console:
     from rich.console import Console
 
     return Console(quiet=not is_first_process(), soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a bar that disappears when it is done; where the console is no terminal nothing is drawn."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def print_metrics(console: Console, rows: list[dict[str, Any]], title: str) -> None:
@@ -40,6 +65,25 @@ def print_metrics(console: Console, rows: list[dict[str, Any]], title: str) -> N
         baseline = f"{row['baseline']:.3f}" if row["baseline"] is not None else ""
         table.add_row(row["name"].replace("_", " "), f"{row['value']:.3f}", interval, baseline)
     console.print(table)
+
+
+def print_findings(console: Console, result: CheckResult) -> None:
+    """Print what was found about data, the errors first, and what a run would do."""
+    from rich.table import Table
+
+    order = ("error", "warning", "note")
+    findings = sorted(result.findings.items, key=lambda finding: order.index(finding.severity))
+    if findings:
+        table = Table("", "check", "split", "count", "what, and the first", show_lines=True)
+        for finding in findings:
+            untold = [o for o in finding.offenders[:3] if o.reference not in finding.message]
+            lines = [finding.message, *(f"{o.reference}: {o.reason}".removesuffix(": ") for o in untold)]
+            table.add_row(
+                finding.severity, finding.check, finding.split or "", str(finding.count or ""), "\n".join(lines)
+            )
+        console.print(table)
+    sizes = ", ".join(f"{size} {name}" for name, size in result.sizes.items())
+    console.print("A run would refuse this data." if result.findings.refused else f"A run would go ahead: {sizes}.")
 
 
 def print_layers(console: Console, plan: LayerPlan) -> None:

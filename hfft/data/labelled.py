@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hfft.arguments import DataArguments
+from hfft.data.arrays import column_array, encode_column
+from hfft.data.class_checks import tell_of_classes, tell_untested
 from hfft.data.columns import find_columns
-from hfft.data.copies import Inspected, settle_copies
-from hfft.data.labels import class_names_of, is_missing, place, rows_with_labels, split_labels
-from hfft.data.sources import Source
+from hfft.data.findings import ERROR, MOST_OFFENDERS, NOTE, WARNING, Findings, Offender, reference_text
+from hfft.data.inspecting import Inspected, Track, inspect_split
+from hfft.data.labels import (
+    class_names_of,
+    is_missing,
+    place,
+    rows_of_other_classes,
+    rows_with_labels,
+    split_labels,
+)
+from hfft.data.leaks import settle_leaks, tell_repeats
+from hfft.data.sources import Source, task_inputs
 from hfft.data.split_names import GROUP, LABEL, REFERENCE, UNSPLIT
 from hfft.data.splits import draw_groups, draw_stratified
 from hfft.errors import UserError, listed, nearest
-from hfft.task import Inspection, Task
+from hfft.task import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""Shows the progress of an iterable: (items, how many, what is done)."""
-
 
 @dataclass
 class LabelledData:
-    """Splits whose columns are the task's input roles, ``label`` (class index) and ``reference`` (file or row).
+    """Splits whose columns are the task's input roles, ``label`` (class index) and ``reference``.
 
     Attributes:
-        splits: ``train``, ``test``, and ``validation`` unless it was not wanted.
+        splits: ``train``, ``test``, and ``validation`` unless it was not wanted. The reference is the path of a file,
+            or the number of a row, counted from 1 (:func:`hfft.data.findings.reference_text`).
         class_names: index -> name; from the training split alone.
         origin: how the user named the data.
-        notes: what was decided on the way, a sentence each.
+        findings: what is wrong or odd, and what was decided on the way.
         columns: role -> column of the table that it was read from; empty where the examples are files.
         group_column: the column of the groups that drawn splits keep whole.
     """
@@ -45,62 +51,98 @@ class LabelledData:
     splits: dict[str, Dataset]
     class_names: list[str]
     origin: str
-    notes: list[str] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
     columns: dict[str, str] = field(default_factory=dict)
     group_column: str | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """The findings, a sentence each."""
+        return self.findings.messages()
+
+    def report(self, task: str) -> dict[str, Any]:
+        """Return what a data report holds, as JSON knows it."""
+        what = {"data": self.origin, "task": task, "columns": self.columns, "splits": self.counts()}
+        return {**what, **self.findings.report()}
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return split -> class name -> number of examples."""
         classes = len(self.class_names)
         return {
-            name: dict(zip(self.class_names, np.bincount(split[LABEL], minlength=classes).tolist(), strict=True))
+            name: dict(
+                zip(self.class_names, np.bincount(column_array(split, LABEL), minlength=classes).tolist(), strict=True)
+            )
             for name, split in self.splits.items()
         }
 
 
 def prepare(
-    source: Source, task: Task, arguments: DataArguments, seed: int, track: Track | None = None
+    source: Source,
+    task: Task,
+    arguments: DataArguments,
+    seed: int,
+    track: Track | None = None,
+    findings: Findings | None = None,
 ) -> LabelledData:
     """Turn a source into checked train, validation and test splits.
 
     Given splits are honoured. A missing test split is drawn from train first, then a missing validation split; the
     test split takes part in no decision.
 
+    Args:
+        source: what was read.
+        task: what the inputs are.
+        arguments: columns, sizes of the splits to draw, and what to do about problems.
+        seed: of the draws.
+        track: shows the progress.
+        findings: where they are collected; left out, the first error is raised.
+
     Raises:
         UserError: for missing columns, missing or unknown labels, a single class, an input that cannot be read, and
             groups that cannot be divided.
     """
+    findings = Findings() if findings is None else findings
     columns = find_columns(source, task, arguments.named_columns(), labelled=True)
     if UNSPLIT in source.splits:
         source = dataclasses.replace(source, splits={"train": source.splits[UNSPLIT]})
     if "train" not in source.splits:
         raise UserError(f"--data: '{source.origin}' has no train split, only {listed(source.splits)}.")
-    notes: list[str] = []
-    rows = {name: list(range(len(split))) for name, split in source.splits.items()}
-    if arguments.on_problem != "error":
-        rows = rows_with_labels(source, columns[LABEL], notes)
-        splits = {name: split.select(rows[name]) for name, split in source.splits.items()}
-        source = dataclasses.replace(source, splits=splits)
-    class_names = class_names_of(source.splits["train"], columns[LABEL], source.origin)
-    data = LabelledData({}, class_names, source.origin, notes, columns={} if source.from_files else columns)
+    read_columns = {} if source.from_files else columns
+    data = LabelledData({}, [], source.origin, findings, read_columns, arguments.group_column)
+    labelled = _labelled_rows(data, source, columns[LABEL], arguments.on_problem)
     inspected: dict[str, Inspected] = {}
     for name, split in source.splits.items():
-        labelled, looks = _look_at(split, rows[name], name, source, task, columns, class_names, track)
+        labels = _labels(data, split, labelled[name], name, source, columns)
+        examples = task_inputs(source, split, task, columns)
+        looks = inspect_split(examples, task, _checking(source, name), track, arguments.cache_dir)
+        examples = _with_references(examples, split, source).add_column(LABEL, labels)
         if arguments.group_column is not None:
-            labelled = _with_groups(labelled, split, source, arguments.group_column)
-        usable = _usable(looks, labelled, place(source, name), arguments.on_problem, notes)
-        data.splits[name] = labelled if len(usable) == len(looks) else labelled.select(usable)
-        inspected[name] = Inspected.of([looks[row] for row in usable])
-    data.group_column = arguments.group_column
-    _note_torn_groups(data)
-    given = set(data.splits)
-    if "test" not in given:
-        _draw(data, "test", arguments.test_size, seed, inspected)
-    if "validation" not in given and arguments.validation_size > 0:
-        _draw(data, "validation", arguments.validation_size, seed, inspected)
-    settle_copies(data, inspected, given, arguments.on_problem)
+            examples = _with_groups(examples, split, source, arguments.group_column)
+        usable = _usable(looks, examples, place(source, name), name, arguments.on_problem, findings)
+        usable &= labels >= 0 if data.class_names else True
+        rows = np.flatnonzero(usable)
+        data.splits[name] = examples if usable.all() else examples.select(rows)
+        inspected[name] = looks.select(rows)
+    _settle_splits(data, inspected, arguments, seed)
     data.splits = {name: data.splits[name] for name in ("train", "validation", "test") if name in data.splits}
     return data
+
+
+def _settle_splits(data: LabelledData, inspected: dict[str, Inspected], arguments: DataArguments, seed: int) -> None:
+    """Draw the splits that are missing, and keep copies apart."""
+    _tell_torn_groups(data)
+    given = set(data.splits)
+    if data.class_names and len(data.splits["train"]):
+        tell_of_classes(data)
+    for name in sorted(given):
+        tell_repeats(data, name, inspected[name])
+    for name, share in (("test", arguments.test_size), ("validation", arguments.validation_size)):
+        if name not in given and share > 0 and data.class_names:
+            with data.findings.catching("too few examples", name):
+                _draw(data, name, share, seed, inspected)
+    settle_leaks(data, inspected, given, arguments.on_problem)
+    if data.class_names:
+        tell_untested(data)
 
 
 def label_split(
@@ -116,78 +158,109 @@ def label_split(
 
     Raises :class:`UserError` for labels and inputs that cannot be used.
     """
-    labelled, looks = _look_at(split, list(range(len(split))), name, source, task, columns, class_names, track)
-    _usable(looks, labelled, place(source, name), "error", [])
-    return labelled
-
-
-def _look_at(
-    split: Dataset,
-    rows: list[int],
-    name: str,
-    source: Source,
-    task: Task,
-    columns: Mapping[str, str],
-    class_names: list[str] | None,
-    track: Track | None,
-) -> tuple[Dataset, list[Inspection]]:
-    """Return the split with the task's columns, and what a look at each of its inputs told."""
     labels = None if class_names is None else split_labels(split, name, source, columns, class_names)
+    examples = task_inputs(source, split, task, columns)
+    looks = inspect_split(examples, task, _checking(source, name), track, None)
+    examples = _with_references(examples, split, source)
+    _usable(looks, examples, place(source, name), name, "error", Findings())
+    return examples if labels is None else examples.add_column(LABEL, labels)
+
+
+def _checking(source: Source, name: str) -> str:
+    return f"Checking {place(source, name).partition(': ')[2]}"
+
+
+def _labelled_rows(data: LabelledData, source: Source, column: str, on_problem: str) -> dict[str, np.ndarray]:
+    """Return the rows of every split that have a label; the others are told of, or an error. Settle the classes."""
+    rows = {name: np.arange(len(split)) for name, split in source.splits.items()}
+    with data.findings.catching("missing label"):
+        rows = rows_with_labels(source, column, [])
+    for name, split in source.splits.items():
+        missing = np.setdiff1d(np.arange(len(split)), rows[name])
+        if len(missing):
+            offenders = [Offender(f"row {row + 1}", "no label") for row in missing]
+            told = listed(offender.reference for offender in offenders)
+            if on_problem == "error":
+                severity, message = (
+                    ERROR,
+                    (
+                        f"{place(source, name)} has no label in column '{column}' for {len(missing)} of {len(split)} "
+                        f"examples (row {listed(missing + 1)}). Fill them in, or remove those rows."
+                    ),
+                )
+            else:
+                severity, message = WARNING, f"{name}: {len(missing)} examples without a label were left out ({told})."
+            data.findings.add(severity, "missing label", message, name, len(missing), offenders)
+            data.findings.leave_out(name, offenders)
+    with data.findings.catching("classes", "train"):
+        data.class_names = class_names_of(_rows(source.splits["train"], rows["train"]), column, source.origin)
+    return rows
+
+
+def _rows(split: Dataset, rows: np.ndarray) -> Dataset:
+    return split if len(rows) == len(split) else split.select(rows)
+
+
+def _labels(
+    data: LabelledData, split: Dataset, rows: np.ndarray, name: str, source: Source, columns: Mapping[str, str]
+) -> np.ndarray:
+    """Return the class index of every row, -1 for none; a class that train has not is an error."""
+    labels = np.full(len(split), -1, dtype=np.int64)
+    if not data.class_names:
+        return labels
+    present = _rows(split, rows)
+    try:
+        labels[rows] = split_labels(present, name, source, columns, data.class_names)
+    except UserError as error:
+        if not data.findings.collect:
+            raise
+        others = rows_of_other_classes(present, columns[LABEL], data.class_names, place(source, name))
+        offenders = [Offender(f"row {rows[row] + 1}", f"the class '{text}'") for row, text in others.items()]
+        data.findings.add(ERROR, "unknown class", str(error), name, len(others), offenders)
+        known = np.setdiff1d(np.arange(len(rows)), list(others))
+        if len(known):
+            labels[rows[known]] = split_labels(present.select(known), name, source, columns, data.class_names)
+    return labels
+
+
+def _with_references(examples: Dataset, split: Dataset, source: Source) -> Dataset:
+    """Add what each row is found by: its file, or its number."""
     if source.from_files:
-        from datasets import Dataset
+        return examples.add_column(REFERENCE, split[REFERENCE][:])
+    return examples.add_column(REFERENCE, np.arange(1, len(split) + 1))
 
-        references = list(split[REFERENCE])
-        inputs = [task.from_file(path) for path in references]
-        labelled = Dataset.from_dict({role: [row[role] for row in inputs] for role in inputs[0]})
+
+def _usable(looks: Inspected, split: Dataset, where: str, name: str, on_problem: str, findings: Findings) -> np.ndarray:
+    """Return which rows' inputs can be used; the others are told of, or an error."""
+    place_of = where.partition(": ")[2]
+    for remark, rows in looks.remarks.items():
+        offenders = [Offender(reference_text(r), remark) for r in split.select(rows[:MOST_OFFENDERS])[REFERENCE]]
+        told = ", ".join(offender.reference for offender in offenders[:3]) + (", ..." if len(rows) > 3 else "")
+        message = f"{place_of}: {len(rows)} examples: {remark} ({told})."
+        findings.add(WARNING, "odd input", message, name, len(rows), offenders)
+    usable = np.ones(len(looks), dtype=bool)
+    if not looks.problems:
+        return usable
+    rows = sorted(looks.problems)
+    usable[rows] = False
+    references = [reference_text(reference) for reference in split.select(rows)[REFERENCE]]
+    offenders = [Offender(ref, looks.problems[row]) for row, ref in zip(rows, references, strict=True)]
+    if on_problem == "error" or len(rows) == len(looks):
+        more = f" ({len(rows) - 1} more like it: {listed(references[1:], 5)})" if len(rows) > 1 else ""
+        message = f"{where}, {references[0]}: {offenders[0].reason}.{more}"
+        findings.add(ERROR, "unusable input", message, name, len(rows), offenders)
     else:
-        references = [f"row {row + 1}" for row in rows]
-        labelled = split.select_columns([column for role, column in columns.items() if role != LABEL])
-        labelled = labelled.rename_columns({c: role for role, c in columns.items() if role != LABEL and role != c})
-        if source.folder is not None and task.file_suffixes:
-            labelled = _located(labelled, task.inputs[0].role, source.folder)
-    looks = _inspect(labelled, place(source, name), task, track)
-    labelled = labelled.add_column(REFERENCE, references)
-    return (labelled if labels is None else labelled.add_column(LABEL, labels)), looks
-
-
-def _located(split: Dataset, role: str, folder: Path) -> Dataset:
-    """Let relative paths in a table start at the table."""
-    values = split[role]
-    found = [str(folder / v) if isinstance(v, str) and (folder / v).is_file() else v for v in values]
-    if found == list(values):
-        return split
-    return split.add_column("located", found).remove_columns(role).rename_column("located", role)
-
-
-def _inspect(split: Dataset, where: str, task: Task, track: Track | None) -> list[Inspection]:
-    """Look at every input before anything is trained; threads, because decoding pictures leaves Python's lock."""
-    # a task that silences warnings in several threads at once would leave the filters changed for good
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        found: Iterable[Inspection] = pool.map(task.inspect, split)
-        if track is not None:
-            found = track(found, len(split), f"Checking {where.partition(': ')[2]}")
-        return list(found)
-
-
-def _usable(looks: list[Inspection], split: Dataset, where: str, on_problem: str, notes: list[str]) -> list[int]:
-    """Return the rows whose inputs can be used; the others are told of, or an error."""
-    problems = [row for row, look in enumerate(looks) if look.problem]
-    if not problems:
-        return list(range(len(looks)))
-    references = split[REFERENCE]
-    if on_problem == "error" or len(problems) == len(looks):
-        first, *others = problems
-        more = f" ({len(others)} more like it: {listed((references[row] for row in others), 5)})" if others else ""
-        raise UserError(f"{where}, {references[first]}: {looks[first].problem}.{more}")
-    told = listed(f"{references[row]}: {looks[row].problem}" for row in problems)
-    notes.append(f"{where.partition(': ')[2]}: {len(problems)} examples were left out ({told}).")
-    return [row for row, look in enumerate(looks) if not look.problem]
+        told = listed(f"{offender.reference}: {offender.reason}" for offender in offenders)
+        message = f"{place_of}: {len(rows)} examples were left out ({told})."
+        findings.add(WARNING, "unusable input", message, name, len(rows), offenders)
+    findings.leave_out(name, offenders)
+    return usable
 
 
 def _draw(data: LabelledData, name: str, share: float, seed: int, inspected: dict[str, Inspected]) -> None:
     """Move a stratified share of the training split to a split of its own."""
     train = data.splits["train"]
-    labels = np.asarray(train[LABEL])
+    labels = column_array(train, LABEL)
     if len(labels) < 2 * len(data.class_names):
         raise UserError(
             f"--data: '{data.origin}' has {len(labels)} training examples for {len(data.class_names)} classes, too few "
@@ -195,16 +268,15 @@ def _draw(data: LabelledData, name: str, share: float, seed: int, inspected: dic
             + (", or set validation_size to 0." if name == "validation" else ".")
         )
     if GROUP in train.column_names:
-        groups = np.unique(np.asarray(train[GROUP], dtype=str), return_inverse=True)[1]
         try:
-            drawn = draw_groups(labels, groups, share, seed)
+            drawn = draw_groups(labels, encode_column(train, GROUP)[0], share, seed)
         except ValueError as error:
             raise UserError(f"--group_column: no {name} split can be drawn from '{data.origin}': {error}.") from error
     else:
         drawn = draw_stratified(labels, share, seed)
     kept = np.setdiff1d(np.arange(len(labels)), drawn)
-    lost = sorted(set(range(len(data.class_names))) - set(labels[kept].tolist()))
-    if lost:
+    lost = np.setdiff1d(np.arange(len(data.class_names)), labels[kept])
+    if len(lost):
         raise UserError(
             f"--group_column: drawn in whole groups, the {name} split of '{data.origin}' takes every example of "
             f"{listed(data.class_names[index] for index in lost)}. Give the splits yourself."
@@ -213,33 +285,37 @@ def _draw(data: LabelledData, name: str, share: float, seed: int, inspected: dic
     looks = inspected["train"]
     inspected["train"], inspected[name] = looks.select(kept), looks.select(drawn)
     whole = f", groups of '{data.group_column}' kept whole" if data.group_column else ""
-    data.notes.append(
-        f"no {name} split was given: {len(drawn)} of {len(labels)} training examples were drawn for it{whole}."
-    )
+    message = f"no {name} split was given: {len(drawn)} of {len(labels)} training examples were drawn for it{whole}."
+    data.findings.add(NOTE, "drawn split", message, name, len(drawn))
 
 
 def _with_groups(labelled: Dataset, split: Dataset, source: Source, column: str) -> Dataset:
     """Add the group of every row."""
+    import pyarrow
+
     if source.from_files:
         raise UserError(f"--group_column: '{source.origin}' is a folder of files; name a table that has the column.")
     if column not in split.column_names:
         raise UserError(
             f"--group_column: there is no column '{column}' in '{source.origin}'.{nearest(column, split.column_names)}"
         )
-    values = split[column]
-    if missing := [labelled[REFERENCE][row] for row, value in enumerate(values) if is_missing(value)]:
-        raise UserError(f"--group_column: '{source.origin}' has no value in '{column}' in {listed(missing)}.")
-    return labelled.add_column(GROUP, [str(value) for value in values])
+    codes, cells = encode_column(split, column)
+    missing = np.flatnonzero(np.array([is_missing(cell) for cell in cells], dtype=bool)[codes])
+    if len(missing):
+        told = listed(f"row {row + 1}" for row in missing)
+        raise UserError(f"--group_column: '{source.origin}' has no value in '{column}' in {told}.")
+    return labelled.add_column(GROUP, pyarrow.array([str(cell) for cell in cells]).take(pyarrow.array(codes)))
 
 
-def _note_torn_groups(data: LabelledData) -> None:
+def _tell_torn_groups(data: LabelledData) -> None:
     """Tell of groups that given splits tear apart."""
     if data.group_column is None:
         return
-    train = set(data.splits["train"][GROUP])
+    train = set(encode_column(data.splits["train"], GROUP)[1])
     for name in sorted(set(data.splits) - {"train"}):
-        if torn := sorted(train & set(data.splits[name][GROUP])):
-            data.notes.append(
+        if torn := sorted(train & set(encode_column(data.splits[name], GROUP)[1])):
+            message = (
                 f"{len(torn)} groups of '{data.group_column}' stand in train and in {name} ({listed(torn)}): the "
                 f"{name} metrics are too good for new groups."
             )
+            data.findings.add(WARNING, "torn groups", message, name, len(torn), map(Offender, torn))

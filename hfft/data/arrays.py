@@ -1,0 +1,38 @@
+"""Columns of a data set as Arrow and NumPy arrays: ten million rows are no ten million Python objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def column_cells(split: Dataset, column: str) -> Any:
+    """Return a column as a ``pyarrow.ChunkedArray``, mapped from disk where the data set is."""
+    return split.select_columns([column]).with_format("arrow")[:].column(column)
+
+
+def column_array(split: Dataset, column: str) -> np.ndarray:
+    """Return a column of numbers as an array (rows,)."""
+    return column_cells(split, column).to_numpy()
+
+
+def encode_column(split: Dataset, column: str) -> tuple[np.ndarray, list[Any]]:
+    """Return (rows,) codes, and the distinct cells as Python values that they stand for.
+
+    Cells that Arrow cannot compare (lists, records) are each taken for distinct.
+    """
+    import pyarrow
+
+    cells = column_cells(split, column)
+    try:
+        encoded = cells.dictionary_encode(null_encoding="encode").unify_dictionaries()
+    except (pyarrow.ArrowNotImplementedError, pyarrow.ArrowInvalid):
+        return np.arange(len(cells)), cells.to_pylist()
+    if not encoded.num_chunks:
+        return np.zeros(0, dtype=np.int64), []
+    codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in encoded.chunks])
+    return codes, encoded.chunk(0).dictionary.to_pylist()
