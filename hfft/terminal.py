@@ -69,19 +69,21 @@ def print_metrics(console: Console, rows: list[dict[str, Any]], title: str) -> N
 
 def print_findings(console: Console, result: CheckResult) -> None:
     """Print what was found about data, the errors first, and what a run would do."""
-    from rich.table import Table
+    from rich.table import Column, Table
+
+    def short(text: str) -> str:
+        return text.replace(f"{result.report['data']}/", "")
 
     order = ("error", "warning", "note")
     findings = sorted(result.findings.items, key=lambda finding: order.index(finding.severity))
+    table = Table("", "check", "split", "count", Column("first", overflow="fold"))
+    for finding in findings:
+        first = "\n".join(short(f"{o.reference}: {o.reason}".removesuffix(": ")) for o in finding.offenders[:3])
+        table.add_row(finding.severity, finding.check, finding.split or "", str(finding.count or ""), first)
     if findings:
-        table = Table("", "check", "split", "count", "what, and the first", show_lines=True)
-        for finding in findings:
-            untold = [o for o in finding.offenders[:3] if o.reference not in finding.message]
-            lines = [finding.message, *(f"{o.reference}: {o.reason}".removesuffix(": ") for o in untold)]
-            table.add_row(
-                finding.severity, finding.check, finding.split or "", str(finding.count or ""), "\n".join(lines)
-            )
         console.print(table)
+    for finding in findings:
+        console.print(f"{finding.severity}: {short(finding.message)}")
     sizes = ", ".join(f"{size} {name}" for name, size in result.sizes.items())
     console.print("A run would refuse this data." if result.findings.refused else f"A run would go ahead: {sizes}.")
 

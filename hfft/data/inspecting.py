@@ -25,7 +25,7 @@ Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 _BATCH = 64  # pictures take milliseconds each; a small batch keeps the bar moving
 _LARGE_BATCH = 2000
-_SLOW = 2.0  # seconds beyond which it is worth remembering what was seen
+_SLOW = 0.5  # seconds beyond which it is worth remembering what was seen
 
 
 @dataclass

@@ -67,13 +67,13 @@ class LabelledData:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return split -> class name -> number of examples."""
-        classes = len(self.class_names)
-        return {
-            name: dict(
-                zip(self.class_names, np.bincount(column_array(split, LABEL), minlength=classes).tolist(), strict=True)
-            )
-            for name, split in self.splits.items()
-        }
+        return {name: self._count(split) for name, split in self.splits.items()}
+
+    def _count(self, split: Dataset) -> dict[str, int]:
+        if not self.class_names:
+            return {}
+        counts = np.bincount(column_array(split, LABEL), minlength=len(self.class_names))
+        return dict(zip(self.class_names, counts.tolist(), strict=True))
 
 
 def prepare(
@@ -215,12 +215,16 @@ def _labels(
         if not data.findings.collect:
             raise
         others = rows_of_other_classes(present, columns[LABEL], data.class_names, place(source, name))
-        offenders = [Offender(f"row {rows[row] + 1}", f"the class '{text}'") for row, text in others.items()]
+        offenders = [Offender(_reference(split, rows[row], source), f"the class '{t}'") for row, t in others.items()]
         data.findings.add(ERROR, "unknown class", str(error), name, len(others), offenders)
         known = np.setdiff1d(np.arange(len(rows)), list(others))
         if len(known):
             labels[rows[known]] = split_labels(present.select(known), name, source, columns, data.class_names)
     return labels
+
+
+def _reference(split: Dataset, row: int, source: Source) -> str:
+    return split[int(row)][REFERENCE] if source.from_files else reference_text(row + 1)
 
 
 def _with_references(examples: Dataset, split: Dataset, source: Source) -> Dataset:

@@ -54,6 +54,7 @@ def _settle(
             f"would measure memory: {what}. Take them out, or let --on_problem skip leave out the training copies."
         )
         add(ERROR, check, message, name, count, offenders)
+        return
     if on_problem == "warn":
         add(WARNING, check, f"{what}: {other} metrics are too good.", name, count, offenders)
         return
