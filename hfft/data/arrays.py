@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 def column_cells(split: Dataset, column: str) -> Any:
     """Return a column as a ``pyarrow.ChunkedArray``, mapped from disk where the data set is."""
-    return split.select_columns([column]).with_format("arrow")[:].column(column)
+    cells = split.data.column(column)
+    if split._indices is None:
+        return cells
+    return cells.take(split._indices.column(0))  # the library's own way makes a Python number of every index
 
 
 def column_array(split: Dataset, column: str) -> np.ndarray:
@@ -36,3 +39,10 @@ def encode_column(split: Dataset, column: str) -> tuple[np.ndarray, list[Any]]:
         return np.zeros(0, dtype=np.int64), []
     codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in encoded.chunks])
     return codes, encoded.chunk(0).dictionary.to_pylist()
+
+
+def other_rows(count: int, rows: np.ndarray) -> np.ndarray:
+    """Return the rows below ``count`` that are none of ``rows``, sorted."""
+    others = np.ones(count, dtype=bool)
+    others[rows] = False
+    return np.flatnonzero(others)

@@ -42,7 +42,7 @@ class Copies:
 def find_copies(among: Inspected, of: Inspected) -> Copies:
     """Return which rows of ``among`` are copies of rows of ``of``."""
     rows, originals = _equal(among.loose, of.loose)
-    near, passed_over = _near(among, of, set(rows.tolist()))
+    near, passed_over = _near(among, of, rows)
     return _gathered(among, of, rows, originals, near, passed_over)
 
 
@@ -54,7 +54,7 @@ def find_repeats(of: Inspected) -> Copies:
     original = order[np.repeat(first, np.diff(np.r_[first, len(values)]))]
     repeats = (original != order) & (values != 0)
     rows, originals = order[repeats], original[repeats]
-    near, passed_over = _near(of, of, set(rows.tolist()), within=True)
+    near, passed_over = _near(of, of, rows, within=True)
     return _gathered(of, of, rows, originals, near, passed_over)
 
 
@@ -77,18 +77,17 @@ def _equal(among: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, order[place[rows]]
 
 
-def _near(among: Inspected, of: Inspected, known: set[int], *, within: bool = False) -> tuple[dict[int, int], int]:
+def _near(among: Inspected, of: Inspected, known: np.ndarray, *, within: bool = False) -> tuple[dict[int, int], int]:
     """Return near copies -> what they are copies of; with ``within``, of rows before them."""
     if among.sketches is not None and of.sketches is not None:
         return _near_pictures(among, of, known, within), 0
-    if among.bands is not None and of.bands is not None:
-        return _near_texts(among, of, known, within)
-    return {}, 0
+    return _near_texts(among, of, known, within) if len(among.banded) and len(of.banded) else ({}, 0)
 
 
-def _near_texts(among: Inspected, of: Inspected, known: set[int], within: bool) -> tuple[dict[int, int], int]:
-    pairs = candidate_pairs(among.bands, of.bands)  # type: ignore[arg-type]
-    pairs = pairs[~np.isin(pairs[:, 0], np.fromiter(known, int, len(known)))]
+def _near_texts(among: Inspected, of: Inspected, known: np.ndarray, within: bool) -> tuple[dict[int, int], int]:
+    pairs = candidate_pairs(among.bands, of.bands)
+    pairs = np.stack([among.banded[pairs[:, 0]], of.banded[pairs[:, 1]]], axis=1)
+    pairs = pairs[~np.isin(pairs[:, 0], known)]
     if within:
         pairs = pairs[pairs[:, 1] < pairs[:, 0]]
     passed_over, pairs = max(0, len(pairs) - MOST_PAIRS), pairs[:MOST_PAIRS]
@@ -102,7 +101,7 @@ def _near_texts(among: Inspected, of: Inspected, known: set[int], within: bool) 
     return found, passed_over
 
 
-def _near_pictures(among: Inspected, of: Inspected, known: set[int], within: bool) -> dict[int, int]:
+def _near_pictures(among: Inspected, of: Inspected, known: np.ndarray, within: bool) -> dict[int, int]:
     """Compare candidates pixel for pixel."""
     sketches, others = among.sketches, of.sketches
     assert sketches is not None
@@ -113,9 +112,9 @@ def _near_pictures(among: Inspected, of: Inspected, known: set[int], within: boo
             bucket = buckets.setdefault(band, [])
             if len(bucket) < _MOST_CANDIDATES:
                 bucket.append(row)
-    found = {}
+    found, equal = {}, set(known.tolist())
     for row, bands in enumerate(_hash(sketches)):
-        if row in known or not among.exact[row]:
+        if row in equal or not among.exact[row]:
             continue
         near = {other for band in enumerate(bands.tolist()) for other in buckets.get(band, ())}
         candidates = sorted(other for other in near if not within or other < row)

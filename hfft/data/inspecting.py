@@ -36,7 +36,8 @@ class Inspected:
         exact: (rows,) uint64, equal for inputs that are the same bit for bit; 0 for none.
         loose: (rows,) uint64, equal for texts that are the same but for case, blanks and punctuation.
         sketches: (rows, 16, 16, 3) uint8, or ``None`` where the inputs are no pictures.
-        bands: (rows, 4) uint64 of texts, 0 where near copies are not looked for; ``None`` where there are no texts.
+        banded: (some,) the rows, sorted, among which near copies of texts are looked for.
+        bands: (some, 4) uint64 of their texts.
         problems: row -> why the example cannot be used.
         remarks: what is odd -> rows.
         texts: the rows' own texts, for those that have to be compared.
@@ -45,7 +46,8 @@ class Inspected:
     exact: np.ndarray
     loose: np.ndarray
     sketches: np.ndarray | None = None
-    bands: np.ndarray | None = None
+    banded: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    bands: np.ndarray = field(default_factory=lambda: np.zeros((0, BANDS), dtype=np.uint64))
     problems: dict[int, str] = field(default_factory=dict)
     remarks: dict[str, list[int]] = field(default_factory=dict)
     texts: Callable[[np.ndarray], list[str]] = field(default=lambda rows: [""] * len(rows), compare=False)
@@ -55,12 +57,15 @@ class Inspected:
 
     def select(self, rows: np.ndarray) -> Inspected:
         """Return those of some rows, without their problems and remarks, which have been told by then."""
-        texts = self.texts
+        texts, place = self.texts, np.full(len(self), -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+        banded = place[self.banded]
         return Inspected(
             self.exact[rows],
             self.loose[rows],
             None if self.sketches is None else self.sketches[rows],
-            None if self.bands is None else self.bands[rows],
+            banded[banded >= 0],
+            self.bands[banded >= 0],
             texts=lambda some: texts(rows[some]),
         )
 
@@ -117,9 +122,9 @@ def pack(looks: list[Inspection], sampled: np.ndarray) -> Inspected:
         nothing = np.zeros((SKETCH, SKETCH, 3), dtype=np.uint8)
         found.sketches = np.stack([nothing if look.sketch is None else look.sketch for look in looks])
     if any(look.text is not None for look in looks):
-        rows = np.flatnonzero(sampled)
-        found.bands = np.zeros((len(looks), BANDS), dtype=np.uint64)
-        found.bands[rows] = text_bands([looks[row].text or "" for row in rows])
+        found.banded = np.array([row for row in np.flatnonzero(sampled) if looks[row].text], dtype=np.int64)
+        if len(found.banded):
+            found.bands = text_bands([looks[row].text or "" for row in found.banded])
     for row, look in enumerate(looks):
         if look.problem is not None:
             found.problems[row] = look.problem
@@ -137,11 +142,10 @@ def _join(parts: list[Inspected]) -> Inspected:
         joined.sketches = np.concatenate(
             [np.zeros((len(p), *nothing), np.uint8) if p.sketches is None else p.sketches for p in parts]
         )
-    if any(part.bands is not None for part in parts):
-        joined.bands = np.concatenate(
-            [np.zeros((len(p), BANDS), np.uint64) if p.bands is None else p.bands for p in parts]
-        )
-    for part, start in zip(parts, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True):
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    joined.banded = np.concatenate([part.banded + start for part, start in zip(parts, starts, strict=True)])
+    joined.bands = np.concatenate([part.bands for part in parts])
+    for part, start in zip(parts, starts, strict=True):
         joined.problems |= {row + start: problem for row, problem in part.problems.items()}
         for remark, rows in part.remarks.items():
             joined.remarks.setdefault(remark, []).extend(row + start for row in rows)

@@ -73,7 +73,8 @@ def recall(digest: str, cache_dir: str | None) -> Inspected | None:
                 kept["exact"],
                 kept["loose"],
                 kept.get("sketches"),
-                kept.get("bands"),
+                kept["banded"],
+                kept["bands"],
                 {int(row): problem for row, problem in told["problems"].items()},
                 told["remarks"],
             )
@@ -85,12 +86,14 @@ def remember(digest: str, found: Inspected, cache_dir: str | None) -> None:
     """Keep what was seen; where nothing can be written it is looked at again next time."""
     folder = _folder(cache_dir)
     told = json.dumps({"problems": found.problems, "remarks": found.remarks}).encode()
-    arrays = {"exact": found.exact, "loose": found.loose, "sketches": found.sketches, "bands": found.bands}
+    arrays = {"exact": found.exact, "loose": found.loose, "banded": found.banded, "bands": found.bands}
+    if found.sketches is not None:
+        arrays["sketches"] = found.sketches
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{digest}.{os.getpid()}.npz"
-        present: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
-        np.savez(partial, told=np.frombuffer(told, np.uint8), **present)
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, told=np.frombuffer(told, np.uint8), **arrays)
         partial.replace(folder / f"{digest}.npz")
         _make_room(folder)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfft.arguments import DataArguments
-from hfft.data.arrays import column_array, encode_column
+from hfft.data.arrays import column_array, encode_column, other_rows
 from hfft.data.class_checks import tell_of_classes, tell_untested
 from hfft.data.columns import find_columns
 from hfft.data.findings import ERROR, MOST_OFFENDERS, NOTE, WARNING, Findings, Offender, reference_text
@@ -176,7 +176,7 @@ def _labelled_rows(data: LabelledData, source: Source, column: str, on_problem: 
     with data.findings.catching("missing label"):
         rows = rows_with_labels(source, column, [])
     for name, split in source.splits.items():
-        missing = np.setdiff1d(np.arange(len(split)), rows[name])
+        missing = other_rows(len(split), rows[name])
         if len(missing):
             offenders = [Offender(f"row {row + 1}", "no label") for row in missing]
             told = listed(offender.reference for offender in offenders)
@@ -217,7 +217,7 @@ def _labels(
         others = rows_of_other_classes(present, columns[LABEL], data.class_names, place(source, name))
         offenders = [Offender(_reference(split, rows[row], source), f"the class '{t}'") for row, t in others.items()]
         data.findings.add(ERROR, "unknown class", str(error), name, len(others), offenders)
-        known = np.setdiff1d(np.arange(len(rows)), list(others))
+        known = other_rows(len(rows), np.fromiter(others, int, len(others)))
         if len(known):
             labels[rows[known]] = split_labels(present.select(known), name, source, columns, data.class_names)
     return labels
@@ -278,8 +278,8 @@ def _draw(data: LabelledData, name: str, share: float, seed: int, inspected: dic
             raise UserError(f"--group_column: no {name} split can be drawn from '{data.origin}': {error}.") from error
     else:
         drawn = draw_stratified(labels, share, seed)
-    kept = np.setdiff1d(np.arange(len(labels)), drawn)
-    lost = np.setdiff1d(np.arange(len(data.class_names)), labels[kept])
+    kept = other_rows(len(labels), drawn)
+    lost = np.flatnonzero(np.bincount(labels[kept], minlength=len(data.class_names)) == 0)
     if len(lost):
         raise UserError(
             f"--group_column: drawn in whole groups, the {name} split of '{data.origin}' takes every example of "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfft.data.arrays import column_array
+from hfft.data.arrays import column_array, other_rows
 from hfft.data.copies import Copies, find_copies, find_repeats
 from hfft.data.findings import ERROR, MOST_OFFENDERS, NOTE, WARNING, Offender, reference_text
 from hfft.data.inspecting import Inspected
@@ -58,10 +58,11 @@ def _settle(
     if on_problem == "warn":
         add(WARNING, check, f"{what}: {other} metrics are too good.", name, count, offenders)
         return
-    kept = np.setdiff1d(np.arange(len(split)), copies.rows)
+    kept = other_rows(len(split), copies.rows)
     if name == "train" and data.class_names:
         labels = column_array(split, LABEL)
-        if len(lost := np.setdiff1d(labels, labels[kept])):
+        had, has = (np.bincount(some, minlength=len(data.class_names)) for some in (labels, labels[kept]))
+        if len(lost := np.flatnonzero((had > 0) & (has == 0))):
             message = (
                 f"--data: every {name} example of {listed(data.class_names[label] for label in lost)} in "
                 f"'{data.origin}' is a copy of a {other} example, so none would be left."
@@ -96,7 +97,7 @@ def tell_repeats(data: LabelledData, name: str, inspected: Inspected) -> None:
             f"for among the first {MOST_PAIRS:,} pairs.",
             name,
         )
-    if inspected.bands is not None and len(split) > MOST_SHINGLED:
+    if 0 < len(inspected.banded) < len(split) and len(split) > MOST_SHINGLED:
         data.findings.add(
             NOTE,
             "near copies",

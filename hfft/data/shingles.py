@@ -24,21 +24,20 @@ _PIECE = 5  # bytes
 _LONGEST = 4000  # bytes of a text that count; the rest is its tail
 _LEAST_SHARED = 0.9
 _MOST_CANDIDATES = 20  # of texts from a template all share a band
-_MULTIPLIERS = np.random.default_rng(0).integers(1, 2**63, size=BANDS * _HASHES, dtype=np.uint64) * np.uint64(2) + 1
+_MULTIPLIERS = np.random.default_rng(0).integers(1, 2**63, size=BANDS * _HASHES, dtype=np.uint64) * np.uint64(
+    2
+) + np.uint64(1)
 _NUMBER = re.compile(r"\d+")
 
 
 def text_bands(texts: Sequence[str]) -> np.ndarray:
-    """Return (rows, 4) band values; 0 for a text that is too short to have pieces."""
-    values, starts, rows = _pieces(texts)
+    """Return (rows, 4) band values, equal in a column for texts that share a band."""
+    values, starts = _pieces(texts)
     bands = np.zeros((len(texts), BANDS), dtype=np.uint64)
-    if not len(values):
-        return bands
     for number in range(BANDS * _HASHES):
         hashed = (values * _MULTIPLIERS[number]) >> np.uint64(32)
-        least = np.minimum.reduceat(hashed, starts)
         band = number // _HASHES
-        bands[rows, band] = (bands[rows, band] ^ least) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)
+        bands[:, band] = (bands[:, band] ^ np.minimum.reduceat(hashed, starts)) * np.uint64(0x9E3779B97F4A7C15) + 1
     return bands
 
 
@@ -48,11 +47,11 @@ def candidate_pairs(among: np.ndarray, of: np.ndarray) -> np.ndarray:
     for band in range(BANDS):
         order = np.argsort(of[:, band], kind="stable")
         values = of[order, band]
-        rows = np.flatnonzero(among[:, band])
-        low = np.searchsorted(values, among[rows, band], "left")
-        counts = np.minimum(np.searchsorted(values, among[rows, band], "right") - low, _MOST_CANDIDATES)
+        low = np.searchsorted(values, among[:, band], "left")
+        counts = np.minimum(np.searchsorted(values, among[:, band], "right") - low, _MOST_CANDIDATES)
         offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        found.append(np.stack([np.repeat(rows, counts), order[np.repeat(low, counts) + offsets]], axis=1))
+        rows = np.repeat(np.arange(len(among)), counts)
+        found.append(np.stack([rows, order[np.repeat(low, counts) + offsets]], axis=1))
     return np.unique(np.concatenate(found), axis=0)
 
 
@@ -61,26 +60,25 @@ def are_near(one: str, other: str) -> bool:
     lengths = sorted((len(one), len(other)))
     if lengths[0] < 0.8 * lengths[1] or _NUMBER.findall(one) != _NUMBER.findall(other):
         return False
-    first, second = (np.unique(_pieces([text])[0]) for text in (one, other))
-    shared = len(np.intersect1d(first, second, assume_unique=True))
-    return shared >= _LEAST_SHARED * (len(first) + len(second) - shared) > 0
+    first, second = (set(_pieces([text])[0].tolist()) for text in (one, other))
+    return len(first & second) >= _LEAST_SHARED * len(first | second)
 
 
-def _pieces(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the pieces of all texts as mixed 64-bit values, where each text's begin, and the rows that have any."""
-    encoded = [text.encode("utf-8", "surrogatepass")[:_LONGEST] for text in texts]
-    counts = np.array([max(0, len(text) - _PIECE + 1) for text in encoded], dtype=np.int64)
-    rows = np.flatnonzero(counts)
-    data = np.frombuffer(b"".join(encoded[row] for row in rows), dtype=np.uint8).astype(np.uint64)
-    if not len(rows):
-        return np.zeros(0, np.uint64), np.zeros(0, np.int64), rows
+def _pieces(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pieces of all texts as mixed 64-bit values, and where each text's begin.
+
+    Every text has pieces that reach beyond its ends, so that the first letter counts as much as any other.
+    """
+    ends = bytes(_PIECE - 1)
+    encoded = [ends + text.encode("utf-8", "surrogatepass")[:_LONGEST] + ends for text in texts]
+    data = np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.uint64)
     windows = len(data) - _PIECE + 1
     values = np.zeros(windows, dtype=np.uint64)
     for offset in range(_PIECE):
         values = (values << np.uint64(8)) | data[offset : offset + windows]
-    counts = counts[rows]
+    counts = np.array([len(text) - _PIECE + 1 for text in encoded], dtype=np.int64)
     starts = np.cumsum(counts) - counts
-    within = np.arange(counts.sum()) + np.repeat(np.arange(len(rows)) * (_PIECE - 1), counts)  # none across two texts
+    within = np.arange(counts.sum()) + np.repeat(np.arange(len(texts)) * (_PIECE - 1), counts)  # none across two texts
     mixed = values[within] * np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(29)
-    return mixed * np.uint64(0x94D049BB133111EB) ^ (mixed >> np.uint64(32)), starts, rows
+    return mixed * np.uint64(0x94D049BB133111EB) ^ (mixed >> np.uint64(32)), starts
