@@ -97,7 +97,7 @@ def _check(argv: Sequence[str]) -> int:
 
     parser = _Parser(prog="hfft check", description=_check.__doc__, argument_default=argparse.SUPPRESS)
     for argument in dataclasses.fields(DataArguments):
-        number = float if argument.type == "float" else str
+        number = float if argument.type in (float, "float") else str  # transformers resolves the names
         required = argument.name == "data"
         parser.add_argument(f"--{argument.name}", type=number, required=required, help=argument.metadata["help"])
     parser.add_argument("--seed", type=_count, help="Of the splits that are drawn (default: that of a run).")
