@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,7 +60,7 @@ def _tell_look_alikes(data: LabelledData) -> None:
 
 def _plain(name: str) -> str:
     """Return a class name without capitals, blanks, hyphens and the s of a plural; a number by its value."""
-    plain = "".join(name.casefold().replace("_", " ").replace("-", " ").split()) if len(name) > 1 else name
+    plain = "".join(re.sub(r"(?<=.)[_-](?=.)", " ", name.casefold()).split())
     try:
         return repr(float(name))
     except ValueError:
