@@ -30,7 +30,7 @@ class Copies:
         rows: (copies,) sorted rows that are copies.
         originals: (copies,) the row that each is a copy of, the first there is.
         exact: (copies,) whether the inputs are equal bit for bit.
-        compared: how many candidate pairs of near copies were not looked at, because there were too many.
+        passed_over: how many candidate pairs of near copies were not looked at, because there were too many.
     """
 
     rows: np.ndarray
@@ -50,10 +50,8 @@ def find_repeats(of: Inspected) -> Copies:
     """Return which rows are copies of rows before them."""
     order = np.argsort(of.loose, kind="stable")
     values = of.loose[order]
-    first = np.flatnonzero(np.r_[True, values[1:] != values[:-1]]) if len(values) else np.zeros(0, int)
-    original = order[np.repeat(first, np.diff(np.r_[first, len(values)]))]
-    repeats = (original != order) & (values != 0)
-    rows, originals = order[repeats], original[repeats]
+    repeats = np.flatnonzero((values[1:] == values[:-1]) & (values[1:] != 0)) + 1
+    rows, originals = order[repeats], order[np.searchsorted(values, values[repeats], "left")]
     near, passed_over = _near(of, of, rows, within=True)
     return _gathered(of, of, rows, originals, near, passed_over)
 

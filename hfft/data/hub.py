@@ -60,9 +60,7 @@ def _require_answer(data: str, repo: str, revision: str | None) -> None:
     try:
         HfApi().dataset_info(repo, revision=revision, timeout=_SECONDS)
     except HFValidationError as error:
-        raise UserError(
-            f"--data: there is no file or folder '{data}', and it is no name on the Hub: {error}"
-        ) from error
+        raise UserError(f"--data: '{data}' is no file or folder here, and is no name on the Hub: {error}") from error
     except HfHubHTTPError as error:
         reason = " ".join(str(error).split())
         raise UserError(

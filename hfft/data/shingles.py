@@ -16,12 +16,13 @@ BANDS = 4
 MOST_SHINGLED = 400_000
 """Rows of a split whose near copies are looked for; of more, a seeded sample of so many."""
 
-MOST_PAIRS = 100_000
+MOST_PAIRS = 50_000
 """Candidate pairs that are compared piece by piece."""
 
 _HASHES = 4  # in a band
 _PIECE = 5  # bytes
-_LONGEST = 4000  # bytes of a text that count; the rest is its tail
+_LONGEST = 2000  # bytes of a text that candidates are found by
+_LONGEST_COMPARED = 20_000  # bytes that are compared
 _LEAST_SHARED = 0.9
 _MOST_CANDIDATES = 20  # of texts from a template all share a band
 _MULTIPLIERS = np.random.default_rng(0).integers(1, 2**63, size=BANDS * _HASHES, dtype=np.uint64) * np.uint64(
@@ -32,7 +33,7 @@ _NUMBER = re.compile(r"\d+")
 
 def text_bands(texts: Sequence[str]) -> np.ndarray:
     """Return (rows, 4) band values, equal in a column for texts that share a band."""
-    values, starts = _pieces(texts)
+    values, starts = _pieces(texts, _LONGEST)
     bands = np.zeros((len(texts), BANDS), dtype=np.uint64)
     for number in range(BANDS * _HASHES):
         hashed = (values * _MULTIPLIERS[number]) >> np.uint64(32)
@@ -58,19 +59,19 @@ def candidate_pairs(among: np.ndarray, of: np.ndarray) -> np.ndarray:
 def are_near(one: str, other: str) -> bool:
     """Say whether two texts share nine tenths of their pieces, and every number."""
     lengths = sorted((len(one), len(other)))
-    if lengths[0] < 0.8 * lengths[1] or _NUMBER.findall(one) != _NUMBER.findall(other):
+    if lengths[0] < 0.85 * lengths[1] or _NUMBER.findall(one) != _NUMBER.findall(other):
         return False
-    first, second = (set(_pieces([text])[0].tolist()) for text in (one, other))
+    first, second = (set(_pieces([text], _LONGEST_COMPARED)[0].tolist()) for text in (one, other))
     return len(first & second) >= _LEAST_SHARED * len(first | second)
 
 
-def _pieces(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _pieces(texts: Sequence[str], longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the pieces of all texts as mixed 64-bit values, and where each text's begin.
 
     Every text has pieces that reach beyond its ends, so that the first letter counts as much as any other.
     """
     ends = bytes(_PIECE - 1)
-    encoded = [ends + text.encode("utf-8", "surrogatepass")[:_LONGEST] + ends for text in texts]
+    encoded = [ends + text.encode("utf-8", "surrogatepass")[:longest] + ends for text in texts]
     data = np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.uint64)
     windows = len(data) - _PIECE + 1
     values = np.zeros(windows, dtype=np.uint64)
