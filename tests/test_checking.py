@@ -257,3 +257,12 @@ def test_five_per_cent_of_the_test_texts_in_train_are_refused(change):
     (leak,) = found(result, "leak into test")
     assert leak.severity == "error"
     assert [o.reference for o in leak.offenders] == [f"row {row}" for row in range(201, 206)]
+
+
+def test_copies_that_a_drawn_validation_split_would_take_count_as_leaked(tmp_path: Path):
+    """Of 4 % that leak half would go to validation, and 2 % alone are no reason to refuse."""
+    texts = [f"{name} {count * 7919 % 1009}" for name in ("ant", "bee") for count in range(150)]
+    train = Dataset.from_dict({"text": texts[:204], "label": ["x", "y"] * 102})
+    test = Dataset.from_dict({"text": texts[200:], "label": ["x", "y"] * 50})
+    result = check(DatasetDict(train=train, test=test), validation_size=0.5)
+    assert [f.severity for f in found(result, "leak into test")] == ["error"]

@@ -136,11 +136,13 @@ def _settle_splits(data: LabelledData, inspected: dict[str, Inspected], argument
         tell_of_classes(data)
     for name in sorted(given):
         tell_repeats(data, name, inspected[name])
+    settle_leaks(data, inspected, given, arguments.on_problem)
     for name, share in (("test", arguments.test_size), ("validation", arguments.validation_size)):
         if name not in given and share > 0 and data.class_names:
             with data.findings.catching("too few examples", name):
                 _draw(data, name, share, seed, inspected)
-    settle_leaks(data, inspected, given, arguments.on_problem)
+    if data.splits.keys() - given:
+        settle_leaks(data, inspected, given, arguments.on_problem)
     if data.class_names:
         tell_untested(data)
 

@@ -25,12 +25,17 @@ MOST_LEAKED = 0.03
 
 
 def settle_leaks(data: LabelledData, inspected: dict[str, Inspected], given: set[str], on_problem: str) -> None:
-    """Take copies of what is tested out of what is trained on, and of validation; refuse a test split full of them."""
+    """Take copies of what is tested out of what is trained on, and of validation; refuse a test split full of them.
+
+    Called before splits are drawn and after: what the first call settled between ``given`` splits stays settled.
+    """
+    drawn = bool(data.splits.keys() - given)
     for name, other in (("validation", "test"), ("train", "test"), ("train", "validation")):
-        if name in data.splits and other in data.splits:
+        were_given = {name, other} <= given
+        if {name, other} <= data.splits.keys() and not (drawn and were_given):
             copies = find_copies(among=inspected[name], of=inspected[other])
             if len(copies.rows):
-                _settle(data, inspected, name, other, copies, {name, other} <= given, on_problem)
+                _settle(data, inspected, name, other, copies, were_given, on_problem)
 
 
 def _settle(
@@ -48,13 +53,14 @@ def _settle(
     offenders = list(_pairs(split, held, copies, f"copy of {other}'s "))
     told = _told([f"{o.reference} of {o.reason.removeprefix('copy of ')}" for o in offenders], count)
     what = f"{_counted(copies, f'{name} examples are copies of {other} examples')} ({told})"
-    if were_given and (name, other) == ("train", "test") and leaked > MOST_LEAKED * len(held) and on_problem == "error":
+    share = leaked / len(held)
+    refused = were_given and (name, other) == ("train", "test") and share > MOST_LEAKED and on_problem == "error"
+    if refused:
         message = (
             f"--data: {leaked} of the {len(held)} test examples of '{data.origin}' stand in train as well, so the test "
             f"would measure memory: {what}. Take them out, or let --on_problem skip leave out the training copies."
         )
         add(ERROR, check, message, name, count, offenders)
-        return
     if on_problem == "warn":
         add(WARNING, check, f"{what}: {other} metrics are too good.", name, count, offenders)
         return
@@ -76,7 +82,8 @@ def _settle(
         add(WARNING, check, message, name, count, offenders)
         return
     data.splits[name], inspected[name] = split.select(kept), inspected[name].select(kept)
-    add(WARNING, check, f"{what} and were left out.", name, count, offenders)
+    if not refused:
+        add(WARNING, check, f"{what} and were left out.", name, count, offenders)
 
 
 def tell_repeats(data: LabelledData, name: str, inspected: Inspected) -> None:
