@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfft.arguments import DataArguments
-from hfft.data.arrays import column_array, encode_column, other_rows
+from hfft.data.arrays import column_array, other_rows
 from hfft.data.class_checks import tell_of_classes, tell_untested
 from hfft.data.columns import find_columns
-from hfft.data.findings import ERROR, MOST_OFFENDERS, NOTE, WARNING, Findings, Offender, reference_text
+from hfft.data.drawing import draw_split
+from hfft.data.findings import ERROR, MOST_OFFENDERS, WARNING, Findings, Offender, reference_text
+from hfft.data.groups import tell_torn_groups, with_groups
 from hfft.data.inspecting import Inspected, Track, inspect_split
 from hfft.data.labels import (
     class_names_of,
-    is_missing,
     place,
     rows_of_other_classes,
     rows_with_labels,
@@ -25,9 +26,8 @@ from hfft.data.labels import (
 )
 from hfft.data.leaks import settle_leaks, tell_repeats
 from hfft.data.sources import Source, task_inputs
-from hfft.data.split_names import GROUP, LABEL, REFERENCE, UNSPLIT
-from hfft.data.splits import draw_groups, draw_stratified
-from hfft.errors import UserError, listed, nearest
+from hfft.data.split_names import LABEL, REFERENCE, UNSPLIT
+from hfft.errors import UserError, listed
 from hfft.task import Task
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def prepare(
         looks = inspect_split(examples, task, _checking(source, name), track, arguments.cache_dir)
         examples = _with_references(examples, split, source).add_column(LABEL, labels)
         if arguments.group_column is not None:
-            examples = _with_groups(examples, split, source, arguments.group_column)
+            examples = with_groups(examples, split, source, arguments.group_column)
         usable = _usable(looks, examples, place(source, name), name, arguments.on_problem, findings)
         usable &= labels >= 0 if data.class_names else True
         rows = np.flatnonzero(usable)
@@ -130,7 +130,7 @@ def prepare(
 
 def _settle_splits(data: LabelledData, inspected: dict[str, Inspected], arguments: DataArguments, seed: int) -> None:
     """Draw the splits that are missing, and keep copies apart."""
-    _tell_torn_groups(data)
+    tell_torn_groups(data)
     given = set(data.splits)
     if data.class_names and len(data.splits["train"]):
         tell_of_classes(data)
@@ -140,7 +140,7 @@ def _settle_splits(data: LabelledData, inspected: dict[str, Inspected], argument
     for name, share in (("test", arguments.test_size), ("validation", arguments.validation_size)):
         if name not in given and share > 0 and data.class_names:
             with data.findings.catching("too few examples", name):
-                _draw(data, name, share, seed, inspected)
+                draw_split(data, name, share, seed, inspected)
     if data.splits.keys() - given:
         settle_leaks(data, inspected, given, arguments.on_problem)
     if data.class_names:
@@ -261,67 +261,3 @@ def _usable(looks: Inspected, split: Dataset, where: str, name: str, on_problem:
         findings.add(WARNING, "unusable input", message, name, len(rows), offenders)
     findings.leave_out(name, offenders)
     return usable
-
-
-def _draw(data: LabelledData, name: str, share: float, seed: int, inspected: dict[str, Inspected]) -> None:
-    """Move a stratified share of the training split to a split of its own."""
-    train = data.splits["train"]
-    labels = column_array(train, LABEL)
-    if len(labels) < 2 * len(data.class_names):
-        raise UserError(
-            f"--data: '{data.origin}' has {len(labels)} training examples for {len(data.class_names)} classes, too few "
-            f"to hold back a {name} split. Give a {name} split"
-            + (", or set validation_size to 0." if name == "validation" else ".")
-        )
-    if GROUP in train.column_names:
-        try:
-            drawn = draw_groups(labels, encode_column(train, GROUP)[0], share, seed)
-        except ValueError as error:
-            raise UserError(f"--group_column: no {name} split can be drawn from '{data.origin}': {error}.") from error
-    else:
-        drawn = draw_stratified(labels, share, seed)
-    kept = other_rows(len(labels), drawn)
-    lost = np.flatnonzero(np.bincount(labels[kept], minlength=len(data.class_names)) == 0)
-    if len(lost):
-        raise UserError(
-            f"--group_column: drawn in whole groups, the {name} split of '{data.origin}' takes every example of "
-            f"{listed(data.class_names[index] for index in lost)}. Give the splits yourself."
-        )
-    data.splits["train"], data.splits[name] = train.select(kept), train.select(drawn)
-    looks = inspected["train"]
-    inspected["train"], inspected[name] = looks.select(kept), looks.select(drawn)
-    whole = f", groups of '{data.group_column}' kept whole" if data.group_column else ""
-    message = f"no {name} split was given: {len(drawn)} of {len(labels)} training examples were drawn for it{whole}."
-    data.findings.add(NOTE, "drawn split", message, name, len(drawn))
-
-
-def _with_groups(labelled: Dataset, split: Dataset, source: Source, column: str) -> Dataset:
-    """Add the group of every row."""
-    import pyarrow
-
-    if source.from_files:
-        raise UserError(f"--group_column: '{source.origin}' is a folder of files; name a table that has the column.")
-    if column not in split.column_names:
-        raise UserError(
-            f"--group_column: there is no column '{column}' in '{source.origin}'.{nearest(column, split.column_names)}"
-        )
-    codes, cells = encode_column(split, column)
-    missing = np.flatnonzero(np.array([is_missing(cell) for cell in cells], dtype=bool)[codes])
-    if len(missing):
-        told = listed(f"row {row + 1}" for row in missing)
-        raise UserError(f"--group_column: '{source.origin}' has no value in '{column}' in {told}.")
-    return labelled.add_column(GROUP, pyarrow.array([str(cell) for cell in cells]).take(pyarrow.array(codes)))
-
-
-def _tell_torn_groups(data: LabelledData) -> None:
-    """Tell of groups that given splits tear apart."""
-    if data.group_column is None:
-        return
-    train = set(encode_column(data.splits["train"], GROUP)[1])
-    for name in sorted(set(data.splits) - {"train"}):
-        if torn := sorted(train & set(encode_column(data.splits[name], GROUP)[1])):
-            message = (
-                f"{len(torn)} groups of '{data.group_column}' stand in train and in {name} ({listed(torn)}): the "
-                f"{name} metrics are too good for new groups."
-            )
-            data.findings.add(WARNING, "torn groups", message, name, len(torn), map(Offender, torn))
