@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hfft.data.arrays import column_array
-from hfft.data.findings import WARNING, Offender
+from hfft.data.findings import ERROR, WARNING, Offender
 from hfft.data.split_names import LABEL
 from hfft.errors import listed
 
@@ -19,10 +19,20 @@ _UNEVEN = 10  # times as many examples as the rarest class
 
 
 def tell_of_classes(data: LabelledData) -> None:
-    """Add what is odd about the class names, and about how often each class stands in the training split."""
+    """Add what is odd about the class names, and about how often each class stands in the training split.
+
+    A class that lost all its examples is an error.
+    """
     _tell_look_alikes(data)
     counts = np.bincount(column_array(data.splits["train"], LABEL), minlength=len(data.class_names))
-    if counts.max() > _UNEVEN * counts.min():
+    lost = [data.class_names[index] for index in np.flatnonzero(counts == 0)]
+    if lost:
+        message = (
+            f"--data: '{data.origin}' has no training example of {listed(lost)} left, once the examples are left out "
+            "that cannot be used."
+        )
+        data.findings.add(ERROR, "classes", message, "train", len(lost), map(Offender, lost))
+    elif counts.max() > _UNEVEN * counts.min():
         most, least = int(counts.argmax()), int(counts.argmin())
         data.findings.add(
             WARNING,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +132,7 @@ def _settle_splits(data: LabelledData, inspected: dict[str, Inspected], argument
     """Draw the splits that are missing, and keep copies apart."""
     tell_torn_groups(data)
     given = set(data.splits)
-    if data.class_names and len(data.splits["train"]):
+    if data.class_names:
         tell_of_classes(data)
     for name in sorted(given):
         tell_repeats(data, name, inspected[name])
@@ -174,29 +174,33 @@ def _checking(source: Source, name: str) -> str:
 
 def _labelled_rows(data: LabelledData, source: Source, column: str, on_problem: str) -> dict[str, np.ndarray]:
     """Return the rows of every split that have a label; the others are told of, or an error. Settle the classes."""
-    rows = {name: np.arange(len(split)) for name, split in source.splits.items()}
-    with data.findings.catching("missing label"):
-        rows = rows_with_labels(source, column, [])
+    rows = rows_with_labels(source, column, [])
     for name, split in source.splits.items():
         missing = other_rows(len(split), rows[name])
         if len(missing):
-            offenders = [Offender(f"row {row + 1}", "no label") for row in missing]
-            told = listed(offender.reference for offender in offenders)
-            if on_problem == "error":
-                severity, message = (
-                    ERROR,
-                    (
-                        f"{place(source, name)} has no label in column '{column}' for {len(missing)} of {len(split)} "
-                        f"examples (row {listed(missing + 1)}). Fill them in, or remove those rows."
-                    ),
+            where = place(source, name)
+            severity = ERROR if on_problem == "error" or not len(rows[name]) else WARNING
+            if not len(rows[name]):
+                message = f"{where} has no label in column '{column}' at all."
+            elif severity == ERROR:
+                message = (
+                    f"{where} has no label in column '{column}' for {len(missing)} of {len(split)} examples (row "
+                    f"{listed(missing + 1)}). Fill them in, or remove those rows."
                 )
             else:
-                severity, message = WARNING, f"{name}: {len(missing)} examples without a label were left out ({told})."
-            data.findings.add(severity, "missing label", message, name, len(missing), offenders)
-            data.findings.leave_out(name, offenders)
+                told = listed(f"row {row}" for row in missing + 1)
+                message = f"{name}: {len(missing)} examples without a label were left out ({told})."
+            data.findings.add(severity, "missing label", message, name, len(missing), _unlabelled(missing))
+            data.findings.leave_out(name, _unlabelled(missing))
+    if not len(rows["train"]):
+        return rows
     with data.findings.catching("classes", "train"):
         data.class_names = class_names_of(_rows(source.splits["train"], rows["train"]), column, source.origin)
     return rows
+
+
+def _unlabelled(rows: np.ndarray) -> Iterator[Offender]:
+    return (Offender(reference_text(row + 1), "no label") for row in rows)
 
 
 def _rows(split: Dataset, rows: np.ndarray) -> Dataset:
@@ -208,7 +212,7 @@ def _labels(
 ) -> np.ndarray:
     """Return the class index of every row, -1 for none; a class that train has not is an error."""
     labels = np.full(len(split), -1, dtype=np.int64)
-    if not data.class_names:
+    if not data.class_names or not len(rows):
         return labels
     present = _rows(split, rows)
     try:

@@ -28,8 +28,6 @@ def rows_with_labels(source: Source, column: str, notes: list[str]) -> dict[str,
             missing = np.flatnonzero(~present)
             where = listed(f"row {row + 1}" for row in missing)
             notes.append(f"{name}: {len(missing)} examples without a label were left out ({where}).")
-        if not len(rows[name]):
-            raise UserError(f"{place(source, name)} has no label in column '{column}' at all.")
     return rows
 
 

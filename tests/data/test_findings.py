@@ -98,3 +98,20 @@ def test_uneven_classes_are_told(rare: int, told: bool):
 def test_classes_that_are_not_tested_are_told():
     (note,) = messages(["a", "b", "c"] * 3, ["a", "b"])
     assert note == "the test split has no example of c: nothing is measured about what is absent."
+
+
+def test_a_class_that_loses_all_its_examples_is_an_error():
+    table = Dataset.from_dict({"text": ["one", "two", "", "four"], "label": ["a", "b", "c", "a"]})
+    source = read_source(DatasetDict(train=table, test=table.select([0, 1])), ())
+    with pytest.raises(UserError, match="has no training example of c left"):
+        prepare(source, TEXT, DataArguments(validation_size=0, on_problem="skip"), 0)
+
+
+def test_a_test_split_without_labels_is_one_finding_and_the_rest_is_looked_at():
+    train = Dataset.from_dict({"text": ["one", "two", "", "four"], "label": ["a", "b", "b", "a"]})
+    test = Dataset.from_dict({"text": ["five", "six"], "label": [None, None]})
+    findings = Findings(collect=True)
+    arguments = DataArguments(validation_size=0)
+    prepare(read_source(DatasetDict(train=train, test=test), ()), TEXT, arguments, 0, findings=findings)
+    errors = [(finding.check, finding.split, finding.count) for finding in findings.items if finding.severity == ERROR]
+    assert errors == [("missing label", "test", 2), ("unusable input", "train", 1)]
