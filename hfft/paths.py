@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,16 +54,36 @@ def files_below(folder: Path, suffixes: frozenset[str]) -> list[Path]:
 
 def model_file(arguments: ModelArguments, name: str) -> Path | None:
     """Return a file of a checkpoint: of a local folder, or of the Hub and its cache; ``None`` if there is none."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    folder = Path(str(arguments.model)).expanduser()
+    model = str(arguments.model)
+    folder = Path(model).expanduser()
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
     try:
-        return Path(hf_hub_download(str(arguments.model), name, revision=arguments.revision))
-    except (OSError, HfHubHTTPError, HFValidationError):
+        cached = try_to_load_from_cache(model, name, revision=arguments.revision)
+        if isinstance(cached, str):
+            return Path(cached)
+        if not _hub_answers(model, arguments.revision):
+            return None
+        return Path(hf_hub_download(model, name, revision=arguments.revision))
+    except Exception:  # of several libraries; the file is wanted for a warning alone
         return None
+
+
+@cache
+def _hub_answers(model: str, revision: str | None) -> bool:
+    """Ask once: a download is tried six times over half a minute, also where there is no network."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.constants import is_offline_mode
+
+    if is_offline_mode():
+        return False
+    try:
+        HfApi().model_info(model, revision=revision, timeout=10.0)
+    except Exception:  # of several libraries
+        return False
+    return True
 
 
 def model_settings(arguments: ModelArguments, name: str) -> dict[str, Any]:
