@@ -74,8 +74,8 @@ class FineTuningArguments(TrainingArguments):
         default=DEFAULT_STRATEGY,
         metadata={
             "help": "What is trained when: full (all layers from the first step), gradual (the head first, then layer "
-            "by layer from the top), linear-probe (the head alone, solved on the frozen trunk's features) or lp-ft (the "
-            "same, and then all layers)."
+            "by layer from the top), linear-probe (the head alone, solved on the frozen trunk's features) or lp-ft "
+            "(the same, and then all layers)."
         },
     )
     head_start: str = field(

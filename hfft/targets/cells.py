@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from hfft.data.arrays import encode_column
 from hfft.errors import UserError, listed, nearest
 
 if TYPE_CHECKING:
@@ -40,20 +43,25 @@ class LabelColumn:
         """The column's type in the ``datasets`` library."""
         return self.split.features[self.name]
 
-    @property
+    @cached_property
+    def distinct(self) -> tuple[np.ndarray, list[Any]]:
+        """(rows,) codes, and the distinct cells that they stand for: ten million rows are no ten million objects."""
+        return encode_column(self.split, self.name)
+
+    @cached_property
     def first(self) -> Any:
         """The first cell that holds something, or ``None``."""
-        return next((value for value in self.values if not is_missing(value)), None)
+        return next((value for value in self.split[self.name] if not is_missing(value)), None)
 
     def problem(self, what: str) -> UserError:
         """Return the error that says what is wrong with this column."""
         return UserError(f"{self.where}: column '{self.name}' {what}")
 
-    def require_none_missing(self, missing: Sequence[int]) -> None:
+    def require_none_missing(self, missing: Sequence[int] | np.ndarray) -> None:
         """Raise :class:`UserError` that names the rows in ``missing``."""
-        if missing:
+        if len(missing):
             raise UserError(
-                f"{self.where} has no label in column '{self.name}' for {len(missing)} of {len(self.values)} examples "
+                f"{self.where} has no label in column '{self.name}' for {len(missing)} of {len(self.split)} examples "
                 f"(row {listed(row + 1 for row in missing)}). Fill them in, or remove those rows."
             )
 

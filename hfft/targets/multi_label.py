@@ -75,7 +75,7 @@ class MultiLabel(Target):
     def missing(cls, column: LabelColumn, delimiter: str | None = None) -> list[int]:
         """Return the rows without a list; an empty one is a label, and so is an empty text that would be divided."""
         if delimiter is None:
-            return super().missing(column)
+            return list(super().missing(column))
         return [row for row, value in enumerate(column.values) if is_missing(value) and not isinstance(value, str)]
 
     def encode(self, column: LabelColumn) -> list[list[int]]:

@@ -167,6 +167,9 @@ class Regression(Target):
             delattr(model.config, name)
         return replace(self, mean=0.0, scale=1.0), None
 
+    def class_counts(self, labels: np.ndarray) -> None:
+        """There are no classes."""
+
     def outputs(self, logits: np.ndarray) -> np.ndarray:
         """Return numbers in the user's unit, (rows,)."""
         return logits.astype(np.float64).reshape(len(logits)) * self.scale + self.mean

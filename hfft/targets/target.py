@@ -8,7 +8,7 @@ form is what the loss is computed from. The *array* form is what metrics get. Th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -66,13 +66,17 @@ class Target(ABC):
         """Make the target that a fine-tuned model answers with."""
 
     @classmethod
-    def missing(cls, column: LabelColumn, delimiter: str | None = None) -> list[int]:
+    def missing(cls, column: LabelColumn, delimiter: str | None = None) -> Sequence[int] | np.ndarray:
         """Return the rows without a label."""
         return [row for row, value in enumerate(column.values) if is_missing(value)]
 
     @abstractmethod
-    def encode(self, column: LabelColumn) -> list[Any]:
+    def encode(self, column: LabelColumn) -> Any:
         """Return the column form of every row; raises :class:`UserError` for missing and unknown labels."""
+
+    def unknown(self, column: LabelColumn) -> dict[int, str]:
+        """Return row -> class of the rows whose class is not trained."""
+        return {}
 
     @property
     @abstractmethod
@@ -119,6 +123,11 @@ class Target(ABC):
     def lost(self, labels: np.ndarray) -> list[str]:
         """Return the classes that none of the labels in array form names."""
         return []
+
+    def class_counts(self, labels: np.ndarray) -> np.ndarray | None:
+        """Return (classes,) how often each class occurs among labels in array form; ``None`` for numbers."""
+        counts = self.counts(labels)
+        return np.array([counts[name] for name in self.output_names], dtype=np.int64)
 
     @abstractmethod
     def counts(self, labels: np.ndarray) -> dict[str, float]:
