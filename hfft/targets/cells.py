@@ -36,7 +36,7 @@ class LabelColumn:
     @cached_property
     def values(self) -> list[Any]:
         """The cells as Python values."""
-        return list(self.split[self.name])
+        return list(self.split[self.name][:])  # by rows it would take a hundred times as long
 
     @property
     def feature(self) -> Any:
