@@ -143,18 +143,19 @@ def prepare(
         data.splits[name] = examples if usable.all() else examples.select(rows)
         inspected[name] = looks.select(rows)
     if "train" in data.splits:
-        _settle_splits(data, inspected, arguments, seed)
+        _settle_splits(data, inspected, set(source.splits), arguments, seed)
     data.splits = {name: data.splits[name] for name in ("train", "validation", "test") if name in data.splits}
     return data
 
 
-def _settle_splits(data: LabelledData, inspected: dict[str, Inspected], arguments: DataArguments, seed: int) -> None:
+def _settle_splits(
+    data: LabelledData, inspected: dict[str, Inspected], given: set[str], arguments: DataArguments, seed: int
+) -> None:
     """Draw the splits that are missing, and keep copies apart."""
     tell_torn_groups(data)
-    given = set(data.splits)
     if data.target:
         tell_of_classes(data)
-    for name in sorted(given):
+    for name in sorted(data.splits):
         tell_repeats(data, name, inspected[name])
     settle_leaks(data, inspected, given, arguments.on_problem)
     for name, share in (("test", arguments.test_size), ("validation", arguments.validation_size)):

@@ -59,6 +59,8 @@ class LabelColumn:
 
     def require_none_missing(self, missing: Sequence[int] | np.ndarray) -> None:
         """Raise :class:`UserError` that names the rows in ``missing``."""
+        if 0 < len(missing) == len(self.split):
+            raise UserError(f"{self.where} has no label in column '{self.name}' at all.")
         if len(missing):
             raise UserError(
                 f"{self.where} has no label in column '{self.name}' for {len(missing)} of {len(self.split)} examples "

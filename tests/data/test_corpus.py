@@ -118,9 +118,11 @@ def test_a_huge_cell_is_read_and_told_of(tmp_path: Path):
     [
         ([1.0, float("nan"), 0.0, 1.0] * 4, r"no label in column 'label' for 4 of 16"),
         ([{"a": 1}, {"a": 2}] * 8, "wanted is one class for each example"),
-        ([["a"], ["b"]] * 8, "wanted is one class for each example"),
+        ([["a"], ["b"]] * 8, ""),
+        ([["a"], ["a"]] * 8, "only one class"),
         ([None] * 16, "has no label in column 'label' at all"),
-        ([0.5, 1.5] * 8, "a number that is no class"),
+        ([0.5, 1.5] * 8, ""),
+        ([0.5, 0.5] * 8, "there is nothing to learn"),
         ([b"x", b"y"] * 8, ""),
         ([True, False] * 8, ""),
         ([2**62, -5] * 8, ""),

@@ -114,4 +114,4 @@ def test_a_test_split_without_labels_is_one_finding_and_the_rest_is_looked_at():
     arguments = DataArguments(validation_size=0)
     prepare(read_source(DatasetDict(train=train, test=test), ()), TEXT, arguments, 0, findings=findings)
     errors = [(finding.check, finding.split, finding.count) for finding in findings.items if finding.severity == ERROR]
-    assert errors == [("missing label", "test", 2), ("unusable input", "train", 1)]
+    assert errors == [("unusable input", "train", 1), ("missing label", "test", 2)]
