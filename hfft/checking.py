@@ -9,12 +9,12 @@ from typing import Any
 
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.data.columns import require_named_columns
-from hfft.data.findings import Findings
 from hfft.data.hub import is_hub_id
 from hfft.data.labelled import LabelledData, prepare
 from hfft.data.reading import read_for_task
 from hfft.data.sources import is_pattern
 from hfft.errors import UserError
+from hfft.findings import Findings
 from hfft.paths import existing_path, require_model
 from hfft.task import load_task
 from hfft.terminal import make_console, progress_bar

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfft.arguments import ModelArguments
-    from hfft.data.findings import Finding
+    from hfft.findings import Finding
     from hfft.targets import Target
 
 ENTRY_POINT_GROUP = "hfft.tasks"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfft.data.findings import ERROR, WARNING, Offender
 from hfft.errors import listed
+from hfft.findings import ERROR, WARNING, Offender
 
 if TYPE_CHECKING:
     from hfft.data.labelled import LabelledData

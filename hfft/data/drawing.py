@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hfft.data.arrays import encode_column, other_rows
-from hfft.data.findings import NOTE
+from hfft.arrays import encode_column, other_rows
 from hfft.data.inspecting import Inspected
 from hfft.data.split_names import GROUP
 from hfft.data.splits import draw_groups
 from hfft.errors import UserError, listed
+from hfft.findings import NOTE
 
 if TYPE_CHECKING:
     from hfft.data.labelled import LabelledData

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfft.arguments import DataArguments
-from hfft.data.arrays import column_values, other_rows
+from hfft.arrays import column_values, other_rows
 from hfft.data.class_checks import tell_of_classes, tell_untested
 from hfft.data.columns import find_columns
 from hfft.data.drawing import draw_split
-from hfft.data.findings import ERROR, MOST_OFFENDERS, WARNING, Findings, Offender, reference_text
 from hfft.data.groups import tell_torn_groups, with_groups
 from hfft.data.inspecting import Inspected, Track, inspect_split
 from hfft.data.labels import label_column_of, place
@@ -22,6 +21,7 @@ from hfft.data.leaks import settle_leaks, tell_repeats
 from hfft.data.sources import Source, task_inputs
 from hfft.data.split_names import LABEL, REFERENCE, UNSPLIT
 from hfft.errors import UserError, listed
+from hfft.findings import ERROR, MOST_OFFENDERS, WARNING, Findings, Offender, reference_text
 from hfft.targets import Target, choose_target
 from hfft.task import Encoder, StagedEncoder, Task
 
@@ -37,7 +37,7 @@ class LabelledData:
 
     Attributes:
         splits: ``train``, ``test``, and ``validation`` unless it was not wanted. The reference is the path of a file,
-            or the number of a row, counted from 1 (:func:`hfft.data.findings.reference_text`).
+            or the number of a row, counted from 1 (:func:`hfft.findings.reference_text`).
         target: what is predicted, and what ``label`` holds; from the training split alone. Data that is only checked
             may have none, and no ``label`` then.
         origin: how the user named the data.

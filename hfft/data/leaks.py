@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfft.data.arrays import other_rows
+from hfft.arrays import other_rows
 from hfft.data.copies import Copies, find_copies, find_repeats
-from hfft.data.findings import ERROR, MOST_OFFENDERS, NOTE, WARNING, Offender, reference_text
 from hfft.data.inspecting import Inspected
 from hfft.data.shingles import MOST_PAIRS, MOST_SHINGLED
 from hfft.data.split_names import LABEL, REFERENCE
 from hfft.errors import listed
+from hfft.findings import ERROR, MOST_OFFENDERS, NOTE, WARNING, Offender, reference_text
 
 if TYPE_CHECKING:
     from datasets import Dataset

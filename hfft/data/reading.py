@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from hfft.arguments import DataArguments
 from hfft.data.columns import task_for_source
-from hfft.data.findings import Findings
 from hfft.data.inspecting import Track
 from hfft.data.labelled import LabelledData, prepare
 from hfft.data.sources import Source, read_source
 from hfft.errors import UserError
+from hfft.findings import Findings
 from hfft.task import Task, installed_tasks, load_task
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfft.data.arrays import encode_column
+from hfft.arrays import encode_column
 from hfft.errors import UserError, listed, nearest
 
 if TYPE_CHECKING:

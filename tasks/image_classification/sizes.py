@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfft.data.findings import NOTE, WARNING, Finding, Offender, reference_text
+from hfft.findings import NOTE, WARNING, Finding, Offender, reference_text
 from hfft.paths import model_settings
 
 from .decoding import open_image

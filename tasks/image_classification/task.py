@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfft.data.findings import reference_text
+from hfft.findings import reference_text
 from hfft.loading import build_without_weights, load_classifier, reading
 from hfft.task import Collator, Encoder, Example, InputColumn, Inspection, Task
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfft.arguments import ModelArguments
-    from hfft.data.findings import Finding
+    from hfft.findings import Finding
     from hfft.targets import Target
 
 

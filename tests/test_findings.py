@@ -7,8 +7,8 @@ from datasets import Dataset, DatasetDict
 
 from hfft.arguments import DataArguments
 from hfft.data import prepare, read_source
-from hfft.data.findings import ERROR, MOST_OFFENDERS, WARNING, Findings, Offender
 from hfft.errors import UserError
+from hfft.findings import ERROR, MOST_OFFENDERS, WARNING, Findings, Offender
 from hfft.task import load_task
 
 TEXT = load_task("text-classification")
