@@ -13,6 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hfft import output
 from hfft.arguments import DataArguments, ModelArguments
+from hfft.caching import Cache, cache_folder
 from hfft.callbacks.progress import TrainingProgress, progress_bar
 from hfft.data import LabelledData, prepare, read_source
 from hfft.data.columns import task_for_source
@@ -32,6 +33,8 @@ from hfft.task import Task, installed_tasks, load_task
 from hfft.terminal import is_first_process, make_console, print_metrics
 from hfft.trainer import FineTuningTrainer, group_arguments, uses_layerwise_rates
 from hfft.training_arguments import FineTuningArguments
+
+_CACHE_BUDGET = 4_000_000_000  # bytes
 
 
 @dataclass
@@ -94,7 +97,8 @@ def finetune(
     again = rerunnable(settings, task, labelled, chosen, args)
     record = RunRecord(again, task.name, labelled.class_names, labelled.counts(), labelled.notes, task.usage)
     checkpoint = _checkpoint(record, folder, args, console)
-    trainer = _make_trainer(task, loaded, processor, labelled, args, measure, console)
+    cache = Cache(cache_folder(data_arguments.cache_dir), _CACHE_BUDGET)
+    trainer = _make_trainer(task, loaded, processor, labelled, args, measure, cache, console)
     if is_first_process():
         if args.overwrite:
             output.set_aside(folder)
@@ -157,6 +161,7 @@ def _make_trainer(
     data: LabelledData,
     args: FineTuningArguments,
     measure: Measure,
+    cache: Cache,
     console: Console,
 ) -> FineTuningTrainer:
     strategy = load_strategy(args.strategy)
@@ -193,6 +198,7 @@ def _make_trainer(
             processing_class=processor,
             compute_metrics=compute,
             preprocess_logits_for_metrics=_only_logits,
+            cache=cache if args.augment == "none" else None,
         )
     except UserError:
         raise

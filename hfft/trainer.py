@@ -19,9 +19,13 @@ from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import has_length, seed_worker
 
+from hfft.caching import Cache
 from hfft.callbacks.early_stopping import EarlyStopping
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 from hfft.errors import UserError
+from hfft.features.in_training import recorded_prefix
+from hfft.features.prefix import FrozenPrefix
+from hfft.features.rows import ROWS, NumberedCollator, NumberedRows
 from hfft.freezing import put_frozen_in_eval_mode, select_parameters
 from hfft.layers import LayerStack
 from hfft.objectives import cross_entropy
@@ -36,12 +40,24 @@ _SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_pr
 
 
 class FineTuningTrainer(Trainer):
-    """A Trainer that reads :class:`FineTuningArguments`; everything else is the Trainer's own."""
+    """A Trainer that reads :class:`FineTuningArguments`; everything else is the Trainer's own.
+
+    Args:
+        cache: where the outputs of frozen layers are kept, to be given only where the same index of the training data
+            means the same inputs each time.
+    """
 
     args: FineTuningArguments
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
 
-    def __init__(self, model: Any = None, args: FineTuningArguments | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: Any = None,
+        args: FineTuningArguments | None = None,
+        *,
+        cache: Cache | None = None,
+        **kwargs: Any,
+    ) -> None:
         args = args if args is not None else FineTuningArguments()
         given = (kwargs.get("optimizers") or (None, None))[0] or kwargs.get("optimizer_cls_and_kwargs")
         if given is None and uses_layerwise_rates(args):
@@ -62,6 +78,9 @@ class FineTuningTrainer(Trainer):
         if args.early_stopping_patience is not None and self.eval_dataset is not None:
             self.add_callback(EarlyStopping(args.early_stopping_patience, unfreezing=self.unfreezing))
         self._rates: dict[str, float] = {}  # of each layer in the last step
+        self._cache = cache if args.cache_activations else None
+        self._encoded: Any = None  # the training data as they are loaded
+        self._prefix: FrozenPrefix | None = None
 
     @property
     def unfreezing(self) -> GradualUnfreezing | None:
@@ -82,13 +101,28 @@ class FineTuningTrainer(Trainer):
         The Trainer enters this context before each forward pass, after it has put the whole model into train mode;
         a callback would come too early.
         """
-        if self.model.training:
+        self.set_modes(self.model.training)
+        return super().compute_loss_context_manager()
+
+    def set_modes(self, training: bool = True) -> None:
+        """Put the model in the modes of a training step (or of evaluation): what is frozen is in eval mode."""
+        self.model.train(training)
+        if training:
             put_frozen_in_eval_mode(self.model)
         if self.args.freeze_batch_norm:
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
-        return super().compute_loss_context_manager()
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss as the Trainer does, from kept activations while the lower layers are frozen."""
+        rows = inputs.pop(ROWS, None)
+        if rows is None or self._cache is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        if self._prefix is None:
+            self._prefix = recorded_prefix(self, self._cache, self._encoded, self._steps_per_epoch)
+        with self._prefix.starting_point(self.state.global_step, rows, inputs):
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         """Return micro-batches of this rank, such that the examples of a step depend on the global batch size alone."""
@@ -109,10 +143,14 @@ class FineTuningTrainer(Trainer):
         )
         if isinstance(data, datasets.Dataset):
             data = self._remove_unused_columns(data, description="training")
+        collate: Any = self.data_collator
+        if self._cache is not None:
+            self._encoded, self._steps_per_epoch = data, sampler.steps_per_epoch
+            data, collate = NumberedRows(data), NumberedCollator(collate)
         loader = DataLoader(
             data,
             batch_sampler=sampler,
-            collate_fn=self.data_collator,
+            collate_fn=collate,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -146,9 +184,11 @@ class FineTuningTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does, and leave everything trainable also where training breaks off."""
+        self._prefix = None
         try:
             return super().train(*args, **kwargs)
         finally:
+            self._prefix = None
             if self.unfreezing is not None:
                 self.unfreezing.release()
 

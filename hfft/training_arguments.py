@@ -98,6 +98,13 @@ class FineTuningArguments(TrainingArguments):
             "layers`), or regular expressions of parameter names."
         },
     )
+    cache_activations: bool = field(
+        default=True,
+        metadata={
+            "help": "Compute what frozen layers give for an example once, and start training steps from it; losses are "
+            "the same up to rounding. Needs training inputs that do not change (augment none)."
+        },
+    )
     lr_multipliers: dict[str, Any] | str | None = field(
         default=None,
         metadata={
