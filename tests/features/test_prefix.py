@@ -87,47 +87,62 @@ def timm(folder: Path) -> Any:
     return AutoModelForImageClassification.from_pretrained(folder, num_labels=3)
 
 
-class Trained:
-    """What a training came to: the loss of each step, the weights, and how often each module ran in its steps."""
+class Watched(FineTuningTrainer):
+    """Notes the loss of every step, and which modules without children ran in it."""
 
-    def __init__(
-        self, model: Any, data: Dataset, out: Path, cache: Cache | None, resume: str | None = None, **options: Any
-    ) -> None:
-        defaults: dict[str, Any] = {
-            "num_train_epochs": 5, "per_device_train_batch_size": 5, "learning_rate": 1e-2, "logging_strategy": "steps",
-            "logging_steps": 1, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False,
-            "disable_tqdm": True, "per_device_eval_batch_size": 7,
-        }  # fmt: skip
-        args = FineTuningArguments(output_dir=str(out), **{**defaults, **options})
-        collator = Padding() if "input_ids" in data.column_names else None
-        self.calls: Counter[str] = Counter()
-        self.trainer = FineTuningTrainer(model, args, train_dataset=data, data_collator=collator, cache=cache)
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model, *args, **kwargs)
+        self.losses: list[float] = []
+        self.ran: list[set[str]] = []
+        self._running: set[str] = set()
         for name, module in model.named_modules():
-            if not list(module.children()):  # a leaf's own forward is never replaced where a module above it is
-                forward = module.forward
-                module.forward = self._counting(name, module, forward)
-        self.trainer.remove_callback(PrinterCallback)
-        self.trainer.train(resume_from_checkpoint=resume)
-        self.losses = [entry["loss"] for entry in self.trainer.state.log_history if "loss" in entry]
-        self.weights = {name: value.clone() for name, value in model.state_dict().items()}
+            if not list(module.children()):
+                module.forward = self._noting(name, module.forward)
 
-    def _counting(self, name: str, module: nn.Module, forward: Any) -> Any:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            self.calls[name] += 1
+    def _noting(self, name: str, forward: Any) -> Any:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            self._running.add(name)
             return forward(*args, **kwargs)
 
-        return counted
+        return noted
 
-    def calls_in(self, path: str) -> int:
-        """Return how often anything inside a module ran, at most."""
-        return max((count for name, count in self.calls.items() if name.startswith(path)), default=0)
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.losses.append(float(loss))
+        self.ran.append(self._running)
+        self._running = set()
+        return loss
 
 
-def assert_equal(one: Trained, other: Trained) -> None:
+def train(
+    model: Any, data: Dataset, out: Path, cache: Cache | None, resume: str | None = None, **options: Any
+) -> Watched:
+    defaults: dict[str, Any] = {
+        "num_train_epochs": 5, "per_device_train_batch_size": 5, "learning_rate": 1e-2, "logging_strategy": "steps",
+        "logging_steps": 1, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False,
+        "disable_tqdm": True, "per_device_eval_batch_size": 7,
+    }  # fmt: skip
+    args = FineTuningArguments(output_dir=str(out), **{**defaults, **options})
+    collator = Padding() if "input_ids" in data.column_names else None
+    trainer = Watched(model, args, train_dataset=data, data_collator=collator, cache=cache)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def assert_equal(one: Watched, other: Watched) -> None:
+    """After the first step: it is the one that records."""
     assert len(one.losses) == len(other.losses) > 0
     assert one.losses == pytest.approx(other.losses, abs=1e-5)
-    for name, value in other.weights.items():
-        torch.testing.assert_close(one.weights[name], value, atol=2e-4, rtol=1e-3, msg=name)
+    assert len(set(other.losses)) > 1
+    weights = other.model.state_dict()
+    for name, value in one.model.state_dict().items():
+        torch.testing.assert_close(value, weights[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+def steps_with(trainer: Watched, part: str) -> int:
+    """Return in how many steps after the first, in which recording takes place, anything of a module ran."""
+    return sum(any(part in name for name in ran) for ran in trainer.ran[1:])
 
 
 @pytest.fixture
@@ -135,15 +150,40 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache", 10**9)
 
 
-GRADUAL = {"strategy": "gradual", "epochs_per_group": 0.8}
+GRADUAL = {"strategy": "gradual", "epochs_per_group": 0.8}  # 4 of 25 steps
+FREEZE = {"freeze": "3"}
 
 
-@pytest.mark.parametrize("options", [{"freeze": "3"}, GRADUAL], ids=["freeze", "gradual"])
+@pytest.mark.parametrize("options", [FREEZE, GRADUAL], ids=["freeze", "gradual"])
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_texts_train_as_without_the_cache(kind, options, tmp_path: Path, cache: Cache):
-    plain = Trained(text_model(CONFIGS[kind]), texts(), tmp_path / "plain", None, **options)
-    cached = Trained(text_model(CONFIGS[kind]), texts(), tmp_path / "cached", cache, **options)
+    plain = train(text_model(CONFIGS[kind]), texts(), tmp_path / "plain", None, **options)
+    cached = train(text_model(CONFIGS[kind]), texts(), tmp_path / "cached", cache, **options)
     assert_equal(cached, plain)
-    stem = next(name for name in cached.calls if name.endswith("embeddings.word_embeddings"))
-    assert cached.calls[stem] < plain.calls[stem]
-    assert cache.entries("activations-")
+    assert steps_with(plain, "embeddings.word_embeddings") == steps_with(plain, "layer.1.") == 24
+    # thaws: the head at step 0, then a group every 4 steps, and the stem at step 20
+    frozen_for_good = options is FREEZE
+    assert steps_with(cached, "embeddings.word_embeddings") == (0 if frozen_for_good else 25 - 20)
+    assert steps_with(cached, "layer.1.") == (0 if frozen_for_good else 25 - 12)
+    assert steps_with(cached, "layer.2.") == (24 if frozen_for_good else 25 - 8)
+
+
+@pytest.mark.parametrize("options", [FREEZE, GRADUAL], ids=["freeze", "gradual"])
+def test_pictures_train_as_without_the_cache(options, tmp_path: Path, cache: Cache):
+    plain = train(vit(), pictures(), tmp_path / "plain", None, **options)
+    cached = train(vit(), pictures(), tmp_path / "cached", cache, **options)
+    assert_equal(cached, plain)
+    assert steps_with(plain, "layers.1.") == 24
+    assert steps_with(cached, "layers.1.") == (0 if options is FREEZE else 25 - 12)
+
+
+@pytest.mark.parametrize("options", [FREEZE, {**GRADUAL, "epochs_per_group": 0.6}], ids=["freeze", "gradual"])
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_efficientnet"])
+def test_timm_models_train_as_without_the_cache(architecture, options, tmp_path: Path, cache: Cache):
+    folder = save_timm_model(tmp_path / "model", architecture)
+    plain = train(timm(folder), pictures(), tmp_path / "plain", None, **options)
+    cached = train(timm(folder), pictures(), tmp_path / "cached", cache, **options)
+    assert_equal(cached, plain)
+    stem = next(name for name, module in plain.model.named_modules() if isinstance(module, nn.Conv2d))
+    assert steps_with(plain, stem) == 24
+    assert steps_with(cached, stem) < 15
