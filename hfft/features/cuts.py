@@ -69,12 +69,10 @@ class Cut:
     Attributes:
         output: of the module.
         below: of the modules that have run before it is done, do not run again and need not run.
-        all_below: of these and of those that a trial has found to be needed.
     """
 
     output: Output
     below: tuple[Output, ...]
-    all_below: tuple[Output, ...] = ()
 
     @property
     def path(self) -> str:
@@ -129,7 +127,7 @@ def find_cuts(model: nn.Module, small: Inputs, large: Inputs) -> list[Cut]:
                 for _, other in known[: known.index((place, output))]
                 if times_before[other.path] == times[other.path] and not _is_inside(other.path, output.path)
             }
-            cuts[output.path] = Cut(output, tuple(below.values()), tuple(below.values()))
+            cuts[output.path] = Cut(output, tuple(below.values()))
     outermost = [cut for path, cut in cuts.items() if not any(_is_inside(path, other) for other in cuts)]
     if not outermost:
         raise CannotCutError(

@@ -25,6 +25,7 @@ from hfft.layers import LayerStack
 
 logger = logging.getLogger(__name__)
 
+_TRIALS = 3  # of the highest possible cuts
 _SAMPLE = 64  # texts that are looked at for their lengths
 _TOLERANCE = 1e-4  # of outputs in float32 on a CPU, as a share of the largest; batches differ in how they are rounded
 _LOOSE = 3e-2  # of the shorter formats, which are the rule on accelerators
@@ -136,8 +137,8 @@ class FrozenPrefix:
         """Return the highest cut that a trial proves right; raises :class:`CannotCutError` where none is."""
         ends = [0, 1], [len(sample) // 2, -2, -1]
         small, large = ([sample[place % len(sample)] for place in places] for places in ends)
-        reason = CannotCutError("there is nothing to try")
-        for cut in find_cuts(self._model, collate(small), collate(large))[:3]:
+        reasons = []
+        for cut in find_cuts(self._model, collate(small), collate(large))[:_TRIALS]:
             try:
                 mixed = collate(small + large)
                 parts = [row for batch in (small, large) for row in _rows(self._model, cut, collate(batch))]
@@ -147,8 +148,8 @@ class FrozenPrefix:
                 _require_gain(self._model, cut)
                 return cut
             except CannotCutError as error:
-                reason = error
-        raise reason
+                reasons.append(error)
+        raise reasons[0]
 
     def _key(self, frozen: int, cut: Cut, precision: str) -> str:
         """Return a key of the weights below a cut and of what the model does with them."""
@@ -177,15 +178,16 @@ def _rows(model: nn.Module, cut: Cut, inputs: Inputs) -> list[torch.Tensor]:
 def _require_gain(model: nn.Module, cut: Cut) -> None:
     """Raise :class:`CannotCutError` where most of what is frozen has to run all the same."""
     idle = [model.get_submodule(path) for path in (cut.path, *(stub.path for stub in cut.stubs))]
-    every = [model.get_submodule(path) for path in (cut.path, *(output.path for output in cut.all_below))]
-    if _weights(idle) < 0.5 * _weights(every):
+    if _frozen_weights(idle) < 0.5 * _frozen_weights([model]):
         raise CannotCutError(f"more than the output of {cut.path} goes up")
 
 
-def _weights(modules: list[nn.Module]) -> int:
-    """Return how many numbers inputs are multiplied with; in a table of embeddings they are only looked up."""
+def _frozen_weights(modules: list[nn.Module]) -> int:
+    """Return how many frozen numbers inputs are multiplied with; in a table of embeddings they are only looked up."""
     parts = (part for module in modules for part in module.modules() if not isinstance(part, nn.Embedding))
-    weights = {id(p): p.numel() for part in parts for p in part.parameters(recurse=False) if p.ndim > 1}
+    weights = {
+        id(p): p.numel() for part in parts for p in part.parameters(recurse=False) if p.ndim > 1 and not p.requires_grad
+    }
     return sum(weights.values())
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BertConfig,
-    DataCollatorWithPadding,
     DebertaV2Config,
     DistilBertConfig,
     MPNetConfig,
-    PrinterCallback,
     PretrainedConfig,
     PreTrainedModel,
+    PrinterCallback,
     RobertaConfig,
     T5Config,
     T5ForSequenceClassification,
@@ -58,8 +56,8 @@ class Padding:
 
 def texts(rows: int = ROWS) -> Dataset:
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(3, 14, (rows,), generator=generator).tolist()
-    ids = [torch.randint(4, 40, (length,), generator=generator).tolist() + [1] for length in lengths]
+    lengths = torch.randint(3, 14, (2 * ROWS,), generator=generator).tolist()[:rows]
+    ids = [[*torch.randint(4, 40, (length,), generator=generator).tolist(), 1] for length in lengths]
     return Dataset.from_dict(
         {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids], "labels": [n % 3 for n in lengths]}
     )
@@ -187,3 +185,178 @@ def test_timm_models_train_as_without_the_cache(architecture, options, tmp_path:
     stem = next(name for name, module in plain.model.named_modules() if isinstance(module, nn.Conv2d))
     assert steps_with(plain, stem) == 24
     assert steps_with(cached, stem) < 15
+
+
+class USettings(PretrainedConfig):
+    model_type = "u-shape"
+
+
+class Step(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+        self.more = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.more(torch.tanh(self.norm(self.dense(x))))
+
+
+class UTrunk(nn.Module):
+    """Goes down and up again; on the way up each block sees what its counterpart on the way down gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(8, 8)
+        self.blocks = nn.ModuleList([Step() for _ in range(4)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        first = self.blocks[0](x)
+        second = self.blocks[1](first)
+        third = self.blocks[2](second)
+        return self.blocks[3](third + second * first * x)
+
+
+class UModel(PreTrainedModel):
+    config_class = USettings
+    base_model_prefix = "trunk"
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
+        self.trunk = UTrunk()
+        self.head = nn.Linear(8, 3)
+        self.post_init()
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
+        return SequenceClassifierOutput(logits=self.head(self.trunk(x)))
+
+
+def u_data() -> Dataset:
+    x = torch.randn(ROWS, 8, generator=torch.Generator().manual_seed(0))
+    return Dataset.from_dict({"x": x.tolist(), "labels": [row % 3 for row in range(ROWS)]}).with_format("torch")
+
+
+def u_model() -> UModel:
+    torch.manual_seed(0)
+    return UModel(USettings())
+
+
+def test_a_model_of_which_more_goes_up_than_one_output_trains_uncached_and_says_so(
+    tmp_path: Path, cache: Cache, caplog
+):
+    plain = train(u_model(), u_data(), tmp_path / "plain", None, freeze="4")
+    with caplog.at_level(logging.WARNING, logger="hfft"):
+        cached = train(u_model(), u_data(), tmp_path / "cached", cache, freeze="4")
+    assert cached.losses == plain.losses
+    assert steps_with(cached, "blocks.0") == 24
+    assert [record.getMessage() for record in caplog.records] == [
+        "Training computes the frozen layers of UModel in each step: more than the output of trunk.blocks.2 goes up."
+    ]
+    assert not cache.entries()
+
+
+def test_an_encoder_decoder_trains_as_without_the_cache(tmp_path: Path, cache: Cache):
+    """T5's first block computes the position biases of all: whether it can be cut or not, the losses are the same."""
+    settings = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 3, "num_heads": 2, "vocab_size": 40}
+
+    def make() -> Any:
+        torch.manual_seed(0)
+        return T5ForSequenceClassification(
+            T5Config(**settings, num_labels=3, decoder_start_token_id=0, eos_token_id=1, pad_token_id=0)
+        )
+
+    plain = train(make(), texts(), tmp_path / "plain", None, freeze="3")
+    assert_equal(train(make(), texts(), tmp_path / "cached", cache, freeze="3"), plain)
+
+
+def test_dropout_above_the_cut_draws_the_same_numbers(tmp_path: Path, cache: Cache):
+    noisy = BertConfig(**SIZES, **TEXT, hidden_dropout_prob=0.4, attention_probs_dropout_prob=0.4)
+    quiet = BertConfig(**SIZES, **TEXT, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    with_dropout, without = (train(text_model(c), texts(), tmp_path, None, freeze="3") for c in (noisy, quiet))
+    cached = train(text_model(noisy), texts(), tmp_path, cache, freeze="3")
+    assert_equal(cached, with_dropout)
+    assert max(abs(one - other) for one, other in zip(with_dropout.losses, without.losses, strict=True)) > 1e-3
+
+
+def forward_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the examples that go through BERT's first layers, in whatever it runs for."""
+    from transformers.models.bert.modeling_bert import BertEmbeddings
+
+    seen: list[int] = []
+    forward = BertEmbeddings.forward
+
+    def counted(self: Any, input_ids: Any = None, **kwargs: Any) -> Any:
+        seen.append(len(input_ids))
+        return forward(self, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(BertEmbeddings, "forward", counted)
+    return seen
+
+
+def test_recording_is_one_pass_and_a_second_run_makes_none(tmp_path: Path, cache: Cache, monkeypatch):
+    first = train(text_model(BERT), texts(), tmp_path, cache, freeze="3", max_steps=50)
+    entries = cache.entries()
+    seen = forward_calls(monkeypatch)
+    second = train(text_model(BERT), texts(), tmp_path, Cache(cache.root, 10**9), freeze="3", max_steps=50)
+    trial = sum(seen)
+    assert trial < 50  # small batches that show where the model can be cut
+    assert max(seen) <= 5
+    assert second.losses == first.losses
+    assert cache.entries() == entries
+    assert len(entries) == 1
+    # other weights are another prefix, and other rows are recorded beside those that are there
+    seen.clear()
+    with torch.no_grad():
+        (changed := text_model(BERT)).bert.embeddings.word_embeddings.weight.add_(0.1)
+    train(changed, texts(), tmp_path, cache, freeze="3", max_steps=50)
+    assert sum(seen) == trial + ROWS
+    seen.clear()
+    train(text_model(BERT), texts(ROWS + 6), tmp_path, cache, freeze="3", max_steps=50)
+    assert ROWS // 4 <= sum(seen) - trial < ROWS + 6
+
+
+def test_gradual_records_all_cuts_in_one_pass(tmp_path: Path, cache: Cache, monkeypatch):
+    train(text_model(BERT), texts(), tmp_path, cache, **GRADUAL)
+    assert len(cache.entries()) > 2
+    seen = forward_calls(monkeypatch)
+    train(text_model(BERT), texts(), tmp_path, cache, **GRADUAL)
+    again = sum(seen)
+    seen.clear()
+    train(text_model(BERT), texts(), tmp_path, Cache(tmp_path / "other", 10**9), **GRADUAL)
+    assert sum(seen) == again + ROWS
+
+
+@pytest.mark.parametrize("step", [3, 9, 14])
+def test_a_resumed_run_goes_on_as_the_uninterrupted_one(step, tmp_path: Path, cache: Cache):
+    saving = {**GRADUAL, "save_strategy": "steps", "save_steps": step, "save_total_limit": 10}
+    whole = train(text_model(BERT), texts(), tmp_path, cache, **saving)
+    resumed = train(text_model(BERT), texts(), tmp_path, cache, str(tmp_path / f"checkpoint-{step}"), **saving)
+    assert resumed.losses == whole.losses[step:]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_without_room_training_is_the_uncached_one(tmp_path: Path, caplog):
+    cache = Cache(tmp_path / "cache", 1000)
+    plain = train(text_model(BERT), texts(), tmp_path, None, freeze="3")
+    assert train(text_model(BERT), texts(), tmp_path, cache, freeze="3").losses == plain.losses
+    assert not cache.entries()
+
+
+@pytest.mark.parametrize("options", [{"cache_activations": False}, {"gradient_checkpointing": True}])
+def test_where_it_cannot_be_or_is_not_wanted_nothing_is_cached(options, tmp_path: Path, cache: Cache, caplog):
+    with caplog.at_level(logging.WARNING, logger="hfft"):
+        trainer = train(text_model(BERT), texts(), tmp_path, cache, freeze="3", **options)
+    assert steps_with(trainer, "layer.1.") == 24
+    assert not cache.entries()
+    told = [record.getMessage() for record in caplog.records]
+    assert told == (
+        [] if "cache_activations" in options
+        else ["Frozen layers are computed in each step, because of gradient_checkpointing."]
+    )  # fmt: skip
+
+
+def test_gradients_are_accumulated_as_without_the_cache(tmp_path: Path, cache: Cache):
+    options = {**GRADUAL, "gradient_accumulation_steps": 2}
+    plain = train(text_model(BERT), texts(), tmp_path, None, **options)
+    assert_equal(train(text_model(BERT), texts(), tmp_path, cache, **options), plain)
