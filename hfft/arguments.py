@@ -13,6 +13,13 @@ from dataclasses import dataclass, field
 from hfft.errors import UserError, listed, nearest
 
 ON_PROBLEM = ("error", "skip", "warn")
+AUTO_PROBLEM_TYPE = "auto"
+PROBLEM_TYPES = (
+    AUTO_PROBLEM_TYPE,
+    "single_label_classification",
+    "multi_label_classification",
+    "regression",
+)
 
 
 @dataclass
@@ -25,6 +32,13 @@ class ModelArguments:
     )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the Python code that a model repository brings along."}
+    )
+    pooling: str = field(
+        default="auto",
+        metadata={
+            "help": "How the head reads the trunk: model (as the architecture does), mean (of a text's tokens, folded "
+            "into the architecture in the end), or auto: what a solved head reads best."
+        },
     )
     max_length: int | None = field(
         default=None,
@@ -54,7 +68,21 @@ class DataArguments:
         default=None, metadata={"help": "Column of the second text of a sentence pair."}
     )
     image_column: str | None = field(default=None, metadata={"help": "Column of the image, or of its path."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the class."})
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of the class, of the list of classes, or of the number."}
+    )
+    problem_type: str = field(
+        default=AUTO_PROBLEM_TYPE,
+        metadata={
+            "help": "What is predicted: single_label_classification, multi_label_classification (any number of classes "
+            "for each example), regression (a number), or auto, which reads lists as several classes and numbers with "
+            "fractions as numbers."
+        },
+    )
+    label_delimiter: str | None = field(
+        default=None,
+        metadata={"help": "What divides the classes in a label column of texts, such as ';': several classes each."},
+    )
     group_column: str | None = field(
         default=None,
         metadata={
@@ -84,6 +112,13 @@ class DataArguments:
     cache_dir: str | None = field(
         default=None, metadata={"help": "Folder for converted data (default: that of the datasets library)."}
     )
+    cache_budget: float = field(
+        default=4.0,
+        metadata={
+            "help": "Gigabytes in cache_dir for what is computed once and read again, such as decoded pictures; the "
+            "longest unused is deleted. 0 keeps nothing on disk."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.on_problem not in ON_PROBLEM:
@@ -91,7 +126,15 @@ class DataArguments:
                 f"on_problem must be one of {listed(ON_PROBLEM)}, got '{self.on_problem}'."
                 f"{nearest(self.on_problem, ON_PROBLEM)}"
             )
+        if self.problem_type not in PROBLEM_TYPES:
+            raise UserError(
+                f"problem_type must be one of {listed(PROBLEM_TYPES)}, got '{self.problem_type}'."
+                f"{nearest(self.problem_type, PROBLEM_TYPES)}"
+            )
+        if self.label_delimiter is not None and not self.label_delimiter:
+            raise UserError("label_delimiter is empty; it must be what stands between two classes, such as ';'.")
         require_range(self, "validation_size", low=0, high=0.9)
+        require_range(self, "cache_budget", low=0)
         require_range(self, "test_size", low=0, high=0.9, low_included=False)
 
     def named_columns(self) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Arrays that are costly to make, kept on disk under a key of all that they depend on, within a budget.
 
-An entry is a folder of ``.npy`` files, read as memory maps and never as pickles. It is filled beside its place and
+An entry is a folder of ``.npy`` files, read as memory maps and never as pickles; the maps are private, so that what is
+written to them stays in the process and never reaches the file. An entry is filled beside its place and
 renamed into it, so that no reader ever sees half of one; of several processes that want the same entry one fills it
 and the others wait. A folder that cannot be written, a full disk and an entry above the budget are no errors: the
 caller computes without the cache, and :attr:`Cache.note` says why.
@@ -20,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 
 Arrays = dict[str, np.ndarray]
-"""File name without suffix -> read-only memory map."""
+"""File name without suffix -> private memory map."""
 
 _HALF_WRITTEN = "."  # what the name of an entry begins with while it is filled
 _ABANDONED = 24 * 3600  # seconds after which nobody fills it any more
@@ -82,24 +83,30 @@ class Cache:
         return sorted((key for key in kept if not key.startswith(_HALF_WRITTEN)), key=lambda key: (kept[key], key))
 
     def open(self, key: str) -> Arrays | None:
-        """Return the entry of this key, or ``None`` where there is none."""
-        try:
-            return self._open(key)
-        except OSError:
-            return None
-
-    def _open(self, key: str) -> Arrays | None:
+        """Return the entry of this key, or ``None``; it may be evicted until :meth:`use` is called."""
         folder = self.root / key
         if not folder.is_dir():
             return None
         try:
-            arrays = {path.stem: _read(path) for path in sorted(folder.glob("*.npy"))}
+            return {path.stem: _read(path) for path in sorted(folder.glob("*.npy"))}
         except (OSError, ValueError):  # evicted by another process just now, or damaged
             shutil.rmtree(folder, ignore_errors=True)
             return None
+
+    def use(self, key: str) -> None:
+        """Keep the entry from being evicted by this run, and make it the last to be evicted by others."""
         self._used.add(key)
         with contextlib.suppress(OSError):  # a cache that is only read
-            os.utime(folder)
+            os.utime(self.root / key)
+
+    def room(self) -> int:
+        """Return the bytes that this run may still fill."""
+        return max(0, self.budget - self._held())
+
+    def _open(self, key: str) -> Arrays | None:
+        arrays = self.open(key)
+        if arrays is not None:
+            self.use(key)
         return arrays
 
     def _fill(self, key: str, fill: Callable[[Path], None]) -> Arrays | None:
@@ -140,36 +147,6 @@ class Cache:
         return [path for path in self.root.iterdir() if path.name != "locks" and path.is_dir()]
 
 
-class RaggedWriter:
-    """Writes rows of different lengths, one after the other, as ``NAME.npy`` and ``NAME_offsets.npy``."""
-
-    def __init__(self, folder: Path, name: str, dtype: type[np.generic]) -> None:
-        self._folder, self._name = folder, name
-        self._dtype = np.dtype(dtype)
-        self._ends = [0]
-        self._file = (folder / f"{name}.npy").open("w+b")
-        self._write_header()
-
-    def append(self, row: np.ndarray) -> None:
-        """Add a row, (length,)."""
-        self._file.write(np.ascontiguousarray(row, dtype=self._dtype).tobytes())
-        self._ends.append(self._ends[-1] + row.size)
-
-    def __enter__(self) -> RaggedWriter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.seek(0)
-        self._write_header()  # numpy leaves room in it for an axis that grows
-        self._file.close()
-        np.save(self._folder / f"{self._name}_offsets.npy", np.asarray(self._ends, dtype=np.int64), allow_pickle=False)
-
-    def _write_header(self) -> None:
-        descr = np.lib.format.dtype_to_descr(self._dtype)
-        header = {"descr": descr, "fortran_order": False, "shape": (self._ends[-1],)}
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-
 def content_key(*parts: bytes | str | int | float | None) -> str:
     """Return a digest of the parts, in this order: 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)
@@ -190,7 +167,7 @@ def cache_folder(cache_dir: str | None) -> Path:
 
 def _read(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(path, mmap_mode="c", allow_pickle=False)
     except ValueError:  # nothing to map in an array without elements
         array = np.load(path, allow_pickle=False)
         if array.size:

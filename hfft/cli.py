@@ -59,7 +59,8 @@ def _evaluate(argv: Sequence[str]) -> int:
     parser.add_argument("--data", required=True, help="As for `hfft train`.")
     parser.add_argument("--split", default="test", help="train, validation, test or all (default: test).")
     parser.add_argument("--output", metavar="F.json", help="Also write the metrics to this file.")
-    parser.add_argument("--label_column", help="Column of the class.")
+    parser.add_argument("--label_column", help="Column of the class, of the list of classes, or of the number.")
+    parser.add_argument("--label_delimiter", help="What divides the classes in a label column of texts.")
     given = _parse(parser, argv)
     output = given.pop("output", None)
     from hfft.inference import evaluate, require_writable
@@ -70,14 +71,15 @@ def _evaluate(argv: Sequence[str]) -> int:
     result = evaluate(**given)
     from hfft.terminal import print_metrics
 
-    print_metrics(make_console(), result.rows, f"{given['split']}, {result.examples} examples")
+    title = f"{given['split']}, {result.examples} examples"
+    print_metrics(make_console(), result.rows, title, result.baseline_name)
     if output is not None:
         Path(output).write_text(json.dumps(result.metrics, indent=2) + "\n", "utf-8")
     return DONE
 
 
 def _predict(argv: Sequence[str]) -> int:
-    """Predict the classes of files, or of the rows of a table."""
+    """Predict the classes, or the number, of files or of the rows of a table."""
     parser = _model_parser("predict", _predict.__doc__)
     parser.add_argument("--input", required=True, dest="inputs", metavar="FILE|FOLDER", help="What to classify.")
     parser.add_argument("--output", required=True, metavar="F.csv", help="CSV or Parquet file to write.")
@@ -214,7 +216,6 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _model_parser(command: str, description: str | None) -> _Parser:

@@ -17,9 +17,10 @@ from hfft.caching import Cache, cache_folder
 from hfft.callbacks.progress import TrainingProgress, progress_bar
 from hfft.data import LabelledData, prepare, read_source
 from hfft.data.columns import task_for_source
+from hfft.data.prepared import Track
 from hfft.errors import RunInterrupted, UserError, listed
-from hfft.evaluation import class_frequencies, summarize
-from hfft.evaluation.metrics import softmax
+from hfft.evaluation import summarize
+from hfft.features.start import start_from
 from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.optim import layerwise_param_groups
@@ -33,8 +34,6 @@ from hfft.task import Task, installed_tasks, load_task
 from hfft.terminal import is_first_process, make_console, print_metrics
 from hfft.trainer import FineTuningTrainer, group_arguments, uses_layerwise_rates
 from hfft.training_arguments import FineTuningArguments
-
-_CACHE_BUDGET = 4_000_000_000  # bytes
 
 
 @dataclass
@@ -83,39 +82,48 @@ def finetune(
         output.require_free(folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs)
     console = make_console()
 
+    if not load_strategy(args.strategy).trains and "validation_size" not in settings:
+        data_arguments.validation_size = 0  # nothing is chosen on it: every example may help to solve the head
     task, labelled = _read(data_arguments, args.seed, console)
     chosen = {**task_defaults(task, chosen), **chosen}
     args = training_arguments(chosen)
-    measure = measure_function(task, args, len(labelled.class_names))
+    measure = measure_function(labelled.target, args)
     settle(args, task, labelled, measure, chosen)
 
     set_seed(args.seed)  # the head is drawn here
-    loaded, processor = _load(task, model_arguments, labelled.class_names)
+    loaded, processor = _load(task, model_arguments, labelled)
     parameters = sum(parameter.numel() for parameter in loaded.parameters())
     console.print(f"Model: {model_arguments.model}, {parameters / 1e6:.2f} million parameters")
 
     again = rerunnable(settings, task, labelled, chosen, args)
-    record = RunRecord(again, task.name, labelled.class_names, labelled.counts(), labelled.notes, task.usage)
+    usage = labelled.target.usage(task.usage)
+    record = RunRecord(again, task.name, labelled.target, labelled.counts(), labelled.notes, usage)
     checkpoint = _checkpoint(record, folder, args, console)
-    cache = Cache(cache_folder(data_arguments.cache_dir), _CACHE_BUDGET)
+    cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
+    for note in _start(task, loaded, processor, labelled, args, model_arguments.pooling, cache, console):
+        record.notes.append(note)
+        console.print(f"  {note[0].upper()}{note[1:]}")
     trainer = _make_trainer(task, loaded, processor, labelled, args, measure, cache, console)
     if is_first_process():
         if args.overwrite:
             output.set_aside(folder)
         record.write_run_file(folder)
-    _train(trainer, checkpoint)
+    if load_strategy(args.strategy).trains:
+        _train(trainer, checkpoint)
+    _finish(trainer, task, labelled, record, console)
     trainer.save_model(str(folder))  # before anything that could fail: nothing trained is lost
     if is_first_process():
         output.discard(folder)
 
-    _evaluate(trainer, task, processor, labelled, measure, record)
+    _evaluate(trainer, task, processor, labelled, record)
     if trainer.is_world_process_zero():
         record.write_metrics(folder)
         record.write_predictions(folder)
         write_card(record, folder)
         write_report(record, folder)
     trainer.accelerator.wait_for_everyone()
-    print_metrics(console, record.rows(), f"Test split, {len(labelled.splits['test'])} examples")
+    title = f"Test split, {len(labelled.splits['test'])} examples"
+    print_metrics(console, record.rows(), title, record.target.baseline_name)
     console.print(f"Model, report and predictions: {folder}")
     return FineTuneResult(record.metrics, str(folder), trainer, record)
 
@@ -133,8 +141,7 @@ def _read(arguments: DataArguments, seed: int, console: Console) -> tuple[Task, 
     with progress_bar(console) as bar:
         labelled = prepare(source, task, arguments, seed, lambda items, n, what: bar.track(items, n, description=what))
     sizes = ", ".join(f"{len(split)} {name}" for name, split in labelled.splits.items())
-    classes = len(labelled.class_names)
-    console.print(f"Data: {labelled.origin}: {sizes}; {classes} classes ({task.name})")
+    console.print(f"Data: {labelled.origin}: {sizes}; {labelled.target.describe()} ({task.name})")
     if labelled.columns:
         read = ", ".join(f"{role} from '{column}'" for role, column in labelled.columns.items())
         unused = [column for column in source.column_names if column not in labelled.columns.values()]
@@ -144,14 +151,18 @@ def _read(arguments: DataArguments, seed: int, console: Console) -> tuple[Task, 
     return task, labelled
 
 
-def _load(task: Task, arguments: ModelArguments, class_names: list[str]) -> tuple[Any, Any]:
+def _load(task: Task, arguments: ModelArguments, data: LabelledData) -> tuple[Any, Any]:
+    """Load model and processor, both ready for training on the data's target."""
     config = load_config(arguments)
     if not task.supports(config):
         raise UserError(
             f"--model: '{arguments.model}' is a {config.model_type} model, which cannot do {task.name}. The data asks "
             "for that task; name another model, or other data."
         )
-    return task.load(arguments, config, class_names)
+    model, processor = task.load(arguments, config, data.target)
+    data.target, told = data.target.start(model, data.labels("train"), config)
+    data.notes += [told] if told is not None else []
+    return model, processor
 
 
 def _make_trainer(
@@ -175,8 +186,7 @@ def _make_trainer(
         rates = f"{args.head_learning_rate or args.learning_rate:g} for the head, decay {args.layer_decay:g} from "
         rates += f"{args.learning_rate:g} down {groups} layer groups"
     console.print(f"Strategy: {strategy.name} ({strategy.summary}); learning rate {rates}")
-    training = task.encoder(processor, training=True, augment=args.augment)
-    evaluation = task.encoder(processor, training=False)
+    train, validation = _encoded(task, processor, data, args, cache, console)
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         logits = np.asarray(prediction.predictions)
@@ -185,15 +195,15 @@ def _make_trainer(
                 f"The training diverged: by step {trainer.state.global_step} the model's outputs are no numbers. Lower "
                 "--learning_rate."
             )
-        return measure(np.asarray(prediction.label_ids), softmax(logits))
+        return measure(data.target.from_model(np.asarray(prediction.label_ids)), data.target.outputs(logits))
 
     require_schedule(args)
     try:
         trainer = FineTuningTrainer(
             model=model,
             args=args,
-            train_dataset=data.splits["train"].with_transform(training),
-            eval_dataset=data.splits["validation"].with_transform(evaluation) if "validation" in data.splits else None,
+            train_dataset=train,
+            eval_dataset=validation,
             data_collator=task.collator(processor),
             processing_class=processor,
             compute_metrics=compute,
@@ -207,8 +217,25 @@ def _make_trainer(
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if not args.disable_tqdm:
-        trainer.add_callback(TrainingProgress(console, task.metrics[0], trainer.unfreezing))
+        trainer.add_callback(TrainingProgress(console, data.target.metrics.headline, trainer.unfreezing))
     return trainer
+
+
+def _encoded(
+    task: Task, processor: Any, data: LabelledData, args: FineTuningArguments, cache: Cache, console: Console
+) -> tuple[Any, Any]:
+    """Return the training and the validation split as model inputs; what does not change is computed here, once."""
+    seed = args.data_seed if args.data_seed is not None else args.seed
+    training = task.encoder(processor, training=True, augment=args.augment)
+    evaluation = task.encoder(processor, training=False)
+    with progress_bar(console) as bar:
+        track: Track = lambda items, n, what: bar.track(items, n, description=what)  # noqa: E731
+        train = data.encoded("train", training, cache, seed, track)
+        held = "validation" in data.splits
+        validation = data.encoded("validation", evaluation, cache, seed, track) if held else None
+    if cache.note is not None:
+        console.print(cache.note)
+    return train, validation
 
 
 def _only_logits(logits: Any, labels: Any) -> Any:
@@ -222,7 +249,7 @@ def _checkpoint(record: RunRecord, folder: Path, args: FineTuningArguments, cons
         return None
     checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if checkpoint is not None and is_first_process():
-        output.require_same_run(folder, checkpoint, record.settings, record.class_names)
+        output.require_same_run(folder, checkpoint, record.settings, record.target)
     console.print(f"Resuming from {checkpoint}" if checkpoint else "Nothing to resume: starting from the beginning.")
     return checkpoint
 
@@ -241,25 +268,71 @@ def _train(trainer: FineTuningTrainer, checkpoint: str | None) -> None:
                 callback.close()
 
 
+def _start(
+    task: Task,
+    model: Any,
+    processor: Any,
+    data: LabelledData,
+    args: FineTuningArguments,
+    pooling: str,
+    cache: Cache,
+    console: Console,
+) -> list[str]:
+    """Prepare the model for training as the strategy says; return what to tell of it."""
+    with progress_bar(console) as bar:
+        start = start_from(
+            task,
+            model,
+            processor,
+            data,
+            load_strategy(args.strategy),
+            pooling=pooling,
+            solver=args.head_solver,
+            seed=args.seed,
+            cache=cache,
+            batch_size=args.per_device_eval_batch_size,
+            device=args.device,
+            track=lambda items, n, what: bar.track(items, n, description=what),
+        )
+    return start.notes
+
+
+def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: RunRecord, console: Console) -> None:
+    """Make the model that ships: the stock architecture, units of numbers, thresholds of classes."""
+    finished = task.finished(trainer.accelerator.unwrap_model(trainer.model))
+    if finished is not trainer.accelerator.unwrap_model(trainer.model):
+        trainer.model = trainer.model_wrapped = finished
+
+    def predict() -> tuple[np.ndarray, np.ndarray]:
+        logits = trainer.predict(trainer.eval_dataset).predictions
+        return data.labels("validation"), data.target.outputs(np.asarray(logits))
+
+    has_validation = "validation" in data.splits
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    record.target, told = data.target.finish(model, predict if has_validation else None)
+    if told is not None:
+        record.notes.append(told)
+        console.print(f"  {told[0].upper()}{told[1:]}")
+
+
 def _evaluate(
     trainer: FineTuningTrainer,
     task: Task,
     processor: Any,
     data: LabelledData,
-    measure: Measure,
     record: RunRecord,
 ) -> None:
     """Fill in history, layers, predictions and metrics; the test split is looked at here for the first time."""
-    test = data.splits["test"]
-    logits = trainer.predict(test.with_transform(task.encoder(processor, training=False))).predictions
-    labels, probabilities = np.asarray(test["label"]), softmax(np.asarray(logits))
-    baseline = class_frequencies(np.asarray(data.splits["train"]["label"]), len(data.class_names), len(labels))
-    record.predictions = Predictions([task.describe(row) for row in test], labels, probabilities)
+    target = record.target
+    inputs = data.encoded("test", task.encoder(processor, training=False), seed=trainer.args.seed)
+    labels, outputs = data.labels("test"), target.outputs(np.asarray(trainer.predict(inputs).predictions))
+    record.predictions = Predictions([task.describe(row) for row in data.splits["test"]], labels, outputs)
     record.history = trainer.state.log_history
     record.layers = trainer.layer_rates()
-    values = measure(labels, probabilities)
-    record.metric_names = [*task.metrics, *(name for name in values if name not in task.metrics)]
+    values = measure_function(target, trainer.args)(labels, outputs)
+    record.metric_names = sorted(values, key=lambda name: name not in target.metrics.functions)
     record.metrics = {f"test_{name}": values[name] for name in record.metric_names}
-    record.metrics |= summarize(task.metrics, labels, probabilities, baseline, seed=trainer.args.seed)
+    baseline = target.baseline(data.labels("train"), labels)
+    record.metrics |= summarize(target.metrics, labels, outputs, baseline, seed=trainer.args.seed)
     record.metrics |= {f"validation_{name}": value for name, value in trainer.validation_metrics().items()}
     record.metrics |= {f"{name}_examples": len(split) for name, split in data.splits.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +15,28 @@ from torch.utils.data import DataLoader
 
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.callbacks.progress import progress_bar
-from hfft.data import Source, label_split, prepare, read_inputs, read_source, split_labels
+from hfft.data import Source, label_column_of, label_split, prepare, read_inputs, read_source
 from hfft.data.columns import find_columns
-from hfft.data.split_names import UNSPLIT
+from hfft.data.split_names import LABEL, UNSPLIT
 from hfft.errors import UserError, listed, nearest
-from hfft.evaluation import class_frequencies, metric_rows, summarize
-from hfft.evaluation.metrics import softmax
+from hfft.evaluation import metric_rows, summarize
 from hfft.loading import load_config
 from hfft.output import is_run
 from hfft.parsing import read_yaml, split_settings
 from hfft.record import RUN_FILE, prediction_table
+from hfft.targets import Target, target_of_config
 from hfft.task import Task, load_task, task_for_config
 from hfft.terminal import make_console
 
 
 @dataclass
 class EvaluationResult:
-    """Metrics of one split: the flat dict, and rows with interval and baseline for a table."""
+    """Metrics of one split: the flat dict, and rows with interval and baseline (and what that is) for a table."""
 
     metrics: dict[str, float]
     rows: list[dict[str, Any]]
     examples: int
+    baseline_name: str
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Classifier:
     task: Task
     model: Any
     processor: Any
-    class_names: list[str]
+    target: Target
 
     @classmethod
     def load(cls, arguments: ModelArguments, task: str | Task | None = None) -> Classifier:
@@ -58,20 +58,22 @@ class Classifier:
                 f"--model: '{arguments.model}' is a {config.model_type} model, which cannot do {chosen.name}."
             )
         model, processor = chosen.load(arguments, config, None)
-        names = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return cls(chosen, model.to(device or "cpu").eval(), processor, names)
+        return cls(chosen, model.to(device or "cpu").eval(), processor, target_of_config(model.config))
 
-    def probabilities(self, examples: Any, batch_size: int, description: str) -> np.ndarray:
-        """Return (rows, classes) for a data set with the task's input columns."""
-        encoded = examples.with_transform(self.task.encoder(self.processor, training=False))
+    def outputs(self, examples: Any, batch_size: int, description: str) -> np.ndarray:
+        """Return probabilities, or numbers, a row for each of a data set with the task's input columns."""
+        inputs_alone = [name for name in examples.column_names if name != LABEL]
+        encoded = examples.select_columns(inputs_alone).with_transform(
+            self.task.encoder(self.processor, training=False)
+        )
         loader = DataLoader(encoded, batch_size=batch_size, collate_fn=self.task.collator(self.processor))
         logits = []
         with torch.inference_mode(), progress_bar(make_console()) as bar:
             for batch in bar.track(loader, total=len(loader), description=description):
                 inputs = {name: value.to(self.model.device) for name, value in batch.items() if name != "labels"}
                 logits.append(self.model(**inputs).logits.float().cpu().numpy())
-        return softmax(np.concatenate(logits))
+        return self.target.outputs(np.concatenate(logits))
 
 
 def evaluate(
@@ -84,7 +86,7 @@ def evaluate(
     seed: int = 42,
     **settings: Any,
 ) -> EvaluationResult:
-    """Compute the task's metrics of a fine-tuned model on labelled data.
+    """Compute the metrics of a fine-tuned model on labelled data.
 
     Data without splits is evaluated whole, except the very data that the model was trained on: of that the split is
     drawn again as the run drew it, so that no training example counts as a test example.
@@ -105,12 +107,13 @@ def evaluate(
     classifier = Classifier.load(model_arguments, task)
     source = read_source(data, classifier.task.file_suffixes, data_arguments.cache_dir)
     examples, train_labels = _evaluation_split(model, source, split, classifier, data_arguments)
-    labels = np.asarray(examples["label"])
-    probabilities = classifier.probabilities(examples, batch_size, "Evaluating")
-    names = list(classifier.task.metrics)
-    baseline = class_frequencies(train_labels, len(classifier.class_names), len(labels))
-    metrics = summarize(names, labels, probabilities, baseline, prefix=split, seed=seed)
-    return EvaluationResult(metrics, metric_rows(metrics, names, split), len(labels))
+    target = classifier.target
+    labels = target.array(examples[LABEL])
+    outputs = classifier.outputs(examples, batch_size, "Evaluating")
+    baseline = target.baseline(train_labels, labels)
+    metrics = summarize(target.metrics, labels, outputs, baseline, prefix=split, seed=seed)
+    rows = metric_rows(metrics, list(target.metrics.functions), split)
+    return EvaluationResult(metrics, rows, len(labels), target.baseline_name)
 
 
 def predict(
@@ -122,7 +125,7 @@ def predict(
     batch_size: int = 64,
     **settings: Any,
 ) -> Any:
-    """Predict the classes of a file, of all files below a folder, or of the rows of a table.
+    """Predict the classes, or the number, of a file, of all files below a folder, or of the rows of a table.
 
     Args:
         model: folder or Hub id of the fine-tuned model.
@@ -133,7 +136,8 @@ def predict(
         **settings: fields of ModelArguments and DataArguments (column names, ``cache_dir``).
 
     Returns:
-        a ``datasets.Dataset`` with ``input``, ``predicted`` and ``probability_<class>``.
+        a ``datasets.Dataset`` with ``input``, ``predicted`` and, for classes, ``probability_<class>``. Where a model
+        predicts several classes, ``predicted`` is a list, and in CSV a text that ``;`` divides.
 
     Raises:
         UserError: naming the input that cannot be read, or the output that cannot be written.
@@ -148,12 +152,23 @@ def predict(
     named.pop("label", None)
     columns = find_columns(source, chosen, named, labelled=False)
     examples = label_split(source.splits[UNSPLIT], UNSPLIT, source, chosen, columns, None)
-    probabilities = classifier.probabilities(examples, batch_size, "Predicting")
-    table = prediction_table([chosen.describe(row) for row in examples], probabilities, classifier.class_names)
-    if output is not None:
-        write = table.to_parquet if Path(output).suffix.lower() == ".parquet" else partial(table.to_csv, index=False)
-        write(str(output))
+    outputs = classifier.outputs(examples, batch_size, "Predicting")
+    table = prediction_table([chosen.describe(row) for row in examples], outputs, classifier.target)
+    if output is not None and Path(output).suffix.lower() == ".parquet":
+        table.to_parquet(str(output))
+    elif output is not None:
+        _without_lists(table, data_arguments.label_delimiter or ";").to_csv(str(output), index=False)
     return table
+
+
+def _without_lists(table: Any, delimiter: str) -> Any:
+    """Return the table with texts in place of lists of classes, for CSV."""
+    predicted = table["predicted"]
+    if not isinstance(predicted[0], list):
+        return table
+    joined = [delimiter.join(names) for names in predicted]
+    names = table.column_names
+    return table.remove_columns("predicted").add_column("predicted", joined).select_columns(names)
 
 
 _SPLITS = ("train", "validation", "test")
@@ -170,26 +185,28 @@ def _evaluation_split(
     model: str, source: Source, split: str, classifier: Classifier, arguments: DataArguments
 ) -> tuple[Any, np.ndarray]:
     """Return the examples, and the labels whose frequencies are the baseline: of the training split if it is there."""
-    task, class_names = classifier.task, classifier.class_names
+    task, target = classifier.task, classifier.target
     run = run_settings(model)
     if split != UNSPLIT and run is not None and _is_own_data(source, run):
         names = {field.name for field in dataclasses.fields(DataArguments)}
         drawn = prepare(source, task, DataArguments(**{n: v for n, v in run.items() if n in names}), int(run["seed"]))
-        if drawn.class_names != class_names:
-            raise UserError(f"--data: the classes of '{source.origin}' have changed since the run.")
+        if difference := drawn.target.difference(target.problem_type, target.output_names):
+            raise UserError(f"--data: '{source.origin}' has changed since the run: {difference}.")
         _require_split(split, drawn.splits, source)
-        return drawn.splits[split], np.asarray(drawn.splits["train"]["label"])
+        return drawn.splits[split], drawn.labels("train")
     _require_split(split, _SPLITS if UNSPLIT in source.splits else source.splits, source)
     named = {**columns_of_run(run, source), **arguments.named_columns()}
     columns = find_columns(source, task, named, labelled=True)
+    if arguments.label_delimiter or (run or {}).get("label_delimiter"):
+        target = target.reading(arguments.label_delimiter or str((run or {})["label_delimiter"]))
     whole = split == UNSPLIT or UNSPLIT in source.splits
     chosen = source.splits if whole else {split: source.splits[split]}
     examples = concatenate_datasets(
-        [label_split(rows, name, source, task, columns, class_names) for name, rows in chosen.items()]
+        [label_split(rows, name, source, task, columns, target) for name, rows in chosen.items()]
     )
-    train = source.splits.get("train")
-    known = examples["label"] if train is None else split_labels(train, "train", source, columns, class_names)
-    return examples, np.asarray(known)
+    if "train" not in source.splits:
+        return examples, target.array(examples[LABEL])
+    return examples, target.array(target.encode(label_column_of(source, "train", columns[LABEL])))
 
 
 def columns_of_run(run: dict[str, Any] | None, source: Source) -> dict[str, str]:

@@ -15,6 +15,8 @@ from hfft.paths import existing_path
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from hfft.targets import Target
+
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
@@ -54,7 +56,7 @@ def load_config(arguments: ModelArguments, *, weights: bool = True) -> Pretraine
 
 
 def load_classifier(
-    auto_class: Any, arguments: ModelArguments, config: PretrainedConfig, class_names: list[str] | None
+    auto_class: Any, arguments: ModelArguments, config: PretrainedConfig, target: Target | None
 ) -> PreTrainedModel:
     """Load ``auto_class`` (an ``AutoModelFor...Classification``) from the checkpoint.
 
@@ -62,20 +64,15 @@ def load_classifier(
         auto_class: the transformers auto class.
         arguments: where the checkpoint is.
         config: what :func:`load_config` returned.
-        class_names: the classes of the head. It is drawn anew (from the global generator: seed before) unless the
-            checkpoint was trained on these very classes. ``None`` loads the checkpoint as it is.
+        target: what the head answers with. It is drawn anew (from the global generator: seed before) unless the
+            checkpoint was trained on this very target. ``None`` loads the checkpoint as it is.
 
     Raises:
         UserError: where the weights cannot be read, or are not those of this architecture.
     """
     options: dict[str, Any] = {}
-    if class_names is not None:
-        options = {
-            "num_labels": len(class_names),
-            "id2label": dict(enumerate(class_names)),
-            "label2id": {name: index for index, name in enumerate(class_names)},
-            "ignore_mismatched_sizes": True,
-        }
+    if target is not None:
+        options = {**target.config_options(), "ignore_mismatched_sizes": True}
     import torch
 
     from hfft.layers import head_parameter_names
@@ -102,17 +99,16 @@ def load_classifier(
             f"--model: the weights of '{arguments.model}' are not those of a {type(model).__name__}: {len(lost)} of "
             f"{len(names)} parameters are missing or of another shape ({listed(lost, 3)})."
         )
-    if class_names is None:
+    if target is None:
         if fresh & set(names):
             raise UserError(
                 f"--model: '{arguments.model}' has no trained {listed(sorted(fresh & set(names)), 3)}: it was not "
                 "fine-tuned. Train it first with `hfft train`."
             )
     else:
-        trained = [config.id2label[index] for index in sorted(config.id2label or {})]
-        if trained != class_names:
+        if not target.matches(config):
             _draw_anew(model, [name for name in head_parameter_names(model) if name not in fresh])
-        model.config.problem_type = "single_label_classification"
+        model.config.problem_type = target.problem_type
     return model
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from hfft.errors import UserError, listed
+from hfft.errors import UserError
 from hfft.record import CARD_FILE, METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, RUN_FILE, RUN_HEADER
+from hfft.targets import Target
 
 ASIDE = ".replaced"  # where an old run waits until the new model is saved
 
@@ -74,7 +75,7 @@ def is_run(folder: Path) -> bool:
     return file.is_file() and file.read_bytes().startswith(RUN_HEADER.encode())
 
 
-def require_same_run(folder: Path, checkpoint: str, settings: dict[str, Any], class_names: list[str]) -> None:
+def require_same_run(folder: Path, checkpoint: str, settings: dict[str, Any], target: Target) -> None:
     """Raise :class:`UserError` with what differs between the run that is resumed and the one that is asked for."""
     old = yaml.safe_load((folder / RUN_FILE).read_text("utf-8")) or {}
     changed = [
@@ -84,8 +85,8 @@ def require_same_run(folder: Path, checkpoint: str, settings: dict[str, Any], cl
     ]
     config = json.loads((Path(checkpoint) / "config.json").read_text("utf-8"))
     trained = config.get("label_names") or [name for _, name in sorted(config["id2label"].items(), key=_index)]
-    if trained != class_names:
-        changed.append(f"the classes were {listed(trained)}, now {listed(class_names)}")
+    if difference := target.difference(config.get("problem_type"), trained):
+        changed.append(difference)
     if changed:
         raise UserError(f"--resume: '{folder}' holds another run: {'; '.join(changed)}.")
 

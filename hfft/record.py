@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from hfft.evaluation.summary import metric_rows
+from hfft.targets import Target
 
 RUN_FILE = "run.yaml"
 RUN_HEADER = "# Written by hfft."
@@ -30,13 +31,13 @@ class Predictions:
 
     Attributes:
         inputs: (rows,) what a person recognises the example by.
-        labels: (rows,) class indices.
-        probabilities: (rows, classes).
+        labels: a row each, in array form (see :mod:`hfft.targets.target`).
+        outputs: a row each: probabilities, or numbers in the user's unit.
     """
 
     inputs: list[str]
     labels: np.ndarray
-    probabilities: np.ndarray
+    outputs: np.ndarray
 
 
 @dataclass
@@ -46,8 +47,8 @@ class RunRecord:
     Attributes:
         settings: the arguments that make the same run again, by name.
         task: name of the task.
-        class_names: index -> name.
-        counts: split -> class name -> number of examples.
+        target: what is predicted.
+        counts: split -> what is told of its labels: how often each class occurs.
         notes: what was decided on the way, a sentence each.
         usage: how a ``pipeline`` is asked.
         layers: the layer groups with parameters and learning rate, input first.
@@ -60,8 +61,8 @@ class RunRecord:
 
     settings: dict[str, Any]
     task: str
-    class_names: list[str]
-    counts: dict[str, dict[str, int]]
+    target: Target
+    counts: dict[str, dict[str, float]]
     notes: list[str] = field(default_factory=list)
     usage: str = ""
     layers: list[dict[str, Any]] = field(default_factory=list)
@@ -70,6 +71,11 @@ class RunRecord:
     metric_names: list[str] = field(default_factory=list)
     predictions: Predictions | None = None
     environment: dict[str, str] = field(default_factory=lambda: environment())
+
+    @property
+    def class_names(self) -> list[str]:
+        """What each output stands for."""
+        return self.target.output_names
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the test metrics as rows: name, value, low and high of the interval, and the baseline's value."""
@@ -86,30 +92,21 @@ class RunRecord:
         (folder / METRICS_FILE).write_text(json.dumps(self.metrics, indent=2) + "\n", "utf-8")
 
     def write_predictions(self, folder: Path) -> None:
-        """Write input, label, predicted class and the probability of every class, a row for each test example."""
+        """Write input, label, prediction and the probability of every class, a row for each test example."""
         if self.predictions is not None:
-            table = prediction_table(
-                self.predictions.inputs,
-                self.predictions.probabilities,
-                self.class_names,
-                self.predictions.labels,
-            )
+            seen = self.predictions
+            table = prediction_table(seen.inputs, seen.outputs, self.target, seen.labels)
             table.to_parquet(folder / PREDICTIONS_FILE)
 
 
-def prediction_table(
-    inputs: list[str], probabilities: np.ndarray, class_names: list[str], labels: np.ndarray | None = None
-) -> Any:
-    """Return a ``datasets.Dataset`` with ``input``, ``label`` if known, ``predicted`` and ``probability_<class>``."""
+def prediction_table(inputs: list[str], outputs: np.ndarray, target: Target, labels: np.ndarray | None = None) -> Any:
+    """Return a ``datasets.Dataset`` with ``input``, ``label`` if known, ``predicted`` and the target's own columns."""
     from datasets import Dataset
 
     columns: dict[str, Any] = {"input": inputs}
     if labels is not None:
-        columns["label"] = [class_names[index] for index in labels]
-    columns["predicted"] = [class_names[index] for index in probabilities.argmax(axis=1)]
-    for index, name in enumerate(class_names):
-        columns[f"probability_{name}"] = probabilities[:, index].astype(np.float64)
-    return Dataset.from_dict(columns)
+        columns["label"] = target.label_values(labels)
+    return Dataset.from_dict({**columns, **target.prediction_columns(outputs)})
 
 
 def environment() -> dict[str, str]:

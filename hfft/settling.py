@@ -14,9 +14,9 @@ from transformers import get_scheduler
 from hfft.arguments import DataArguments
 from hfft.data import LabelledData
 from hfft.errors import UserError, listed, nearest
-from hfft.evaluation import compute_metrics
 from hfft.evaluation.metrics import LOWER_IS_BETTER
 from hfft.optim.schedules import FOLLOW_METRICS, schedule_factor
+from hfft.targets import Target
 from hfft.task import Task
 from hfft.training_arguments import FineTuningArguments, enough_epochs, schedule_name
 
@@ -33,26 +33,28 @@ _RECORDED_DEFAULTS = (
         "seed",
     ),
     *("per_device_train_batch_size", "augment", "freeze_batch_norm", "lr_scheduler_type"),
+    "train_sampling_strategy",
 )
 
 
 Measure = Callable[[np.ndarray, np.ndarray], dict[str, float]]
-"""(labels (rows,), probabilities (rows, classes)) -> name -> value."""
+"""(labels, outputs), a row for each example -> name -> value."""
 
 
-def measure_function(task: Task, args: FineTuningArguments, classes: int) -> Measure:
-    """Return the task's metrics and those that the user asked for; tried out here, before anything slow."""
+def measure_function(target: Target, args: FineTuningArguments) -> Measure:
+    """Return the target's metrics and those that the user asked for; tried out here, before anything slow."""
     more = []
     if args.metrics:
         from hfft.evaluation.modules import EvaluateMetric
 
         more = [EvaluateMetric(specification) for specification in args.metrics]
 
-    def measure(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-        asked_for = {name: value for metric in more for name, value in metric.compute(labels, probabilities).items()}
-        return {**asked_for, **compute_metrics(task.metrics, labels, probabilities)}
+    def measure(labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        predictions = target.decide(outputs)
+        asked_for = {name: value for metric in more for name, value in metric.compute(labels, predictions).items()}
+        return {**asked_for, **target.metrics.compute(labels, outputs)}
 
-    measure(np.arange(classes), np.eye(classes))
+    measure(*target.sample())
     return measure
 
 
@@ -74,8 +76,7 @@ def settle(args: FineTuningArguments, task: Task, data: LabelledData, measure: M
         args.metric_for_best_model = None
     if args.metric_for_best_model is not None:
         name = args.metric_for_best_model.removeprefix("eval_")
-        classes = len(data.class_names)
-        known = ["loss", *measure(np.arange(classes), np.eye(classes))]
+        known = ["loss", *measure(*data.target.sample())]
         if name not in known:
             raise UserError(
                 f"--metric_for_best_model: there is no metric '{name}'.{nearest(name, known)} Known: {listed(known)}."
@@ -97,7 +98,8 @@ def rerunnable(
     resolved = {name: getattr(args, name) for name in _RECORDED_DEFAULTS}
     known = {field.name for field in dataclasses.fields(DataArguments)}
     columns = {f"{role}_column": column for role, column in data.columns.items() if f"{role}_column" in known}
-    merged = {**settings, "task": task.name, **columns, **chosen, **resolved}
+    named = {"task": task.name, "problem_type": data.target.problem_type}
+    merged = {**settings, **named, **columns, **chosen, **resolved}
     if not isinstance(merged["data"], str | Path):
         del merged["data"]  # data sets in memory have no name to read them by again
     for name in ("data", "model"):

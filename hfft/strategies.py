@@ -16,12 +16,16 @@ class Strategy:
         summary: one line for people.
         layerwise: whether the learning rate falls from the head down by ``layer_decay``.
         gradual: whether the layers thaw one after the other, the head first.
+        solved_head: whether the head starts as the solution for the trunk's features, and not at random.
+        trains: whether anything is trained after that.
     """
 
     name: str
     summary: str
     layerwise: bool
     gradual: bool = False
+    solved_head: bool = False
+    trains: bool = True
 
 
 STRATEGIES = {
@@ -29,6 +33,15 @@ STRATEGIES = {
     for strategy in (
         Strategy("full", "all layers from the first step", layerwise=True),
         Strategy("gradual", "the head first, then layer by layer from the top", layerwise=True, gradual=True),
+        Strategy(
+            "linear-probe",
+            "the head alone, solved on the features of the frozen trunk",
+            layerwise=False,
+            solved_head=True,
+            trains=False,
+        ),
+        # Kumar et al. 2022, arXiv:2202.10054: a head that fits does not distort the features in the first steps
+        Strategy("lp-ft", "a solved head first, then all layers", layerwise=True, solved_head=True),
     )
 }
 DEFAULT_STRATEGY = "full"

@@ -23,14 +23,64 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfft.arguments import ModelArguments
+    from hfft.targets import Target
 
 ENTRY_POINT_GROUP = "hfft.tasks"
 
 Example = Mapping[str, Any]
-"""One row: the task's input columns by role, and ``label`` (class index) where it is known."""
+"""One row: the task's input columns by role, and ``label`` where it is known."""
 
 Encoder = Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
 """Turns a batch of raw columns (lists of equal length) into model inputs, and ``label`` into ``labels``."""
+
+Prepared = dict[str, "np.ndarray"]
+"""What the first stage of a :class:`StagedEncoder` makes of an example: arrays of any shape, by name."""
+
+
+class StagedEncoder(ABC):
+    """An :data:`Encoder` in two stages: what is computed once for each example, and what is done each time.
+
+    The core keeps what :meth:`prepare` returns, on disk and for later runs as well; whether it could be kept changes
+    the time alone, never the result.
+
+    Attributes:
+        key: of all that :meth:`prepare` depends on beside the example, versions of libraries included; ``None`` where
+            that is not known: nothing is kept on disk then.
+        random: whether :meth:`finish` depends on its seed.
+        threads: whether several threads make :meth:`finish` faster, because its work leaves Python's lock.
+        length_of: the prepared array whose length batches are padded to; such examples are small enough to be kept in
+            memory where they cannot be kept on disk.
+    """
+
+    key: str | None = None
+    random: bool = False
+    threads: bool = False
+    length_of: str | None = None
+
+    @abstractmethod
+    def content(self, example: Example) -> bytes:
+        """Return what :meth:`prepare` reads of an example, or a digest of it."""
+
+    @abstractmethod
+    def prepare(self, batch: dict[str, list[Any]]) -> list[Prepared]:
+        """Return what is computed once for each example of a batch of raw columns."""
+
+    @abstractmethod
+    def finish(self, prepared: Prepared, seed: int) -> dict[str, Any]:
+        """Return an example's model inputs; another ``seed``, another random view of it."""
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Encode a batch of raw columns, as every :data:`Encoder` does; seeds are drawn from torch's random numbers."""
+        rows = [self.finish(prepared, _any_seed() if self.random else 0) for prepared in self.prepare(batch)]
+        encoded = {name: [row[name] for row in rows] for name in rows[0]}
+        return encoded | ({"labels": batch["label"]} if "label" in batch else {})
+
+
+def _any_seed() -> int:
+    import torch
+
+    return int(torch.randint(2**62, ()))
+
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 """Turns a list of encoded examples into one batch of tensors."""
@@ -79,14 +129,9 @@ class Task(ABC):
     file_suffixes: ClassVar[frozenset[str]] = frozenset()
     """Lower-case suffixes of the files that a folder of class folders may hold; empty where files are no input."""
 
-    metrics: ClassVar[tuple[str, ...]] = (
-        "accuracy",
-        "balanced_accuracy",
-        "macro_f1",
-        "log_loss",
-        "expected_calibration_error",
-    )
-    """Names of :data:`hfft.evaluation.metrics.METRICS`, the headline metric first."""
+    problem_types: ClassVar[tuple[str, ...]] = ("single_label_classification",)
+    """What the task can predict of an example, by the names of a transformers configuration: the first where the labels
+    do not tell; see :mod:`hfft.targets`."""
 
     augmentations: ClassVar[tuple[str, ...]] = ("none",)
     """The values of ``augment`` that :meth:`encoder` knows; ``auto`` means the second where there is one."""
@@ -115,11 +160,11 @@ class Task(ABC):
 
     @abstractmethod
     def load(
-        self, arguments: ModelArguments, config: PretrainedConfig, class_names: list[str] | None
+        self, arguments: ModelArguments, config: PretrainedConfig, target: Target | None
     ) -> tuple[PreTrainedModel, Any]:
-        """Load model (float32, a fresh head for ``class_names``) and processor.
+        """Load model (float32, a fresh head for ``target``) and processor.
 
-        With ``class_names=None`` the checkpoint is loaded as it is, for evaluation and prediction.
+        With ``target=None`` the checkpoint is loaded as it is, for evaluation and prediction.
         Raises :class:`UserError` where the checkpoint is not complete.
         """
 
@@ -130,11 +175,23 @@ class Task(ABC):
     @abstractmethod
     def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:
         """Return what turns a batch of raw examples into model inputs; without ``training`` deterministically,
-        and just as ``pipeline`` does."""
+        and just as ``pipeline`` does. A :class:`StagedEncoder` lets the core compute once what does not change."""
 
     @abstractmethod
     def collator(self, processor: Any) -> Collator:
         """Return what joins encoded examples into a batch."""
+
+    def poolings(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """Return the ways in which the head can read the trunk, the architecture's own (``model``) first."""
+        return ("model",)
+
+    def pool(self, model: PreTrainedModel, pooling: str) -> Callable[[], None]:
+        """Let the head of a model read the trunk in another of its :meth:`poolings`; return what undoes it."""
+        raise NotImplementedError
+
+    def finished(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the model that ships: a stock architecture, whatever stood in it for training."""
+        return model
 
     @abstractmethod
     def describe(self, example: Example) -> str:

@@ -23,7 +23,7 @@ def make_console() -> Console:
     return Console(quiet=not is_first_process(), soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
-def print_metrics(console: Console, rows: list[dict[str, Any]], title: str) -> None:
+def print_metrics(console: Console, rows: list[dict[str, Any]], title: str, baseline_name: str) -> None:
     """Print metrics with their 95 % intervals beside the baseline."""
     from rich.table import Table
 
@@ -32,14 +32,19 @@ def print_metrics(console: Console, rows: list[dict[str, Any]], title: str) -> N
         ("metric", "left"),
         ("value", "right"),
         ("95 % interval", "center"),
-        ("majority class", "right"),
+        (baseline_name, "right"),
     ):
         table.add_column(header, justify=justify)  # type: ignore[arg-type]
     for row in rows:
-        interval = f"{row['low']:.3f} to {row['high']:.3f}" if row["low"] is not None else ""
-        baseline = f"{row['baseline']:.3f}" if row["baseline"] is not None else ""
-        table.add_row(row["name"].replace("_", " "), f"{row['value']:.3f}", interval, baseline)
+        interval = f"{figure(row['low'])} to {figure(row['high'])}" if row["low"] is not None else ""
+        baseline = figure(row["baseline"]) if row["baseline"] is not None else ""
+        table.add_row(row["name"].replace("_", " "), figure(row["value"]), interval, baseline)
     console.print(table)
+
+
+def figure(value: float, places: int = 3) -> str:
+    """Write a value with some places behind the point; large ones, which have a unit, with as many digits in all."""
+    return f"{value:.{places}f}" if abs(value) < 10 ** (places + 1) else f"{value:.{places + 3}g}"
 
 
 def print_layers(console: Console, plan: LayerPlan) -> None:

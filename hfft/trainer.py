@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from hfft.features.prefix import FrozenPrefix
 from hfft.features.rows import ROWS, NumberedCollator, NumberedRows
 from hfft.freezing import put_frozen_in_eval_mode, select_parameters
 from hfft.layers import LayerStack
-from hfft.objectives import cross_entropy
+from hfft.objectives import OBJECTIVES, Objective, mean_squared_error
 from hfft.optim import layerwise_optimizer, schedule_factor
 from hfft.optim.factory import IN_TRANSFORMERS, optimizer_of_arguments
 from hfft.optim.schedules import SCHEDULES
@@ -62,8 +63,11 @@ class FineTuningTrainer(Trainer):
         given = (kwargs.get("optimizers") or (None, None))[0] or kwargs.get("optimizer_cls_and_kwargs")
         if given is None and uses_layerwise_rates(args):
             kwargs["optimizer_cls_and_kwargs"] = layerwise_optimizer_from_arguments(args)
-        if kwargs.get("compute_loss_func") is None and _is_single_label(model):
-            kwargs["compute_loss_func"] = self._classification_loss
+        self._objective = objective_of(model)
+        if kwargs.get("compute_loss_func") is None and self._objective is not None:
+            if args.label_smoothing_factor and self._objective is mean_squared_error:
+                raise UserError("label_smoothing_factor has no place in regression: a number is no class.")
+            kwargs["compute_loss_func"] = self._loss
         if args.freeze and model is None:
             raise UserError("freeze needs the model itself, not a model_init that makes it later.")
         _require_own_division(args)
@@ -71,7 +75,12 @@ class FineTuningTrainer(Trainer):
             freeze_for_good(model, args)  # before the optimizer is made, which holds what can train
         if load_strategy(args.strategy).gradual:
             args.ddp_find_unused_parameters = True  # frozen layers give no gradients to reduce
-        super().__init__(model=model, args=args, **kwargs)
+        with warnings.catch_warnings():
+            # the Trainer's own smoothing is off there; that of hfft's loss is on
+            warnings.filterwarnings("ignore", "Label smoothing is not compatible with multi-label", UserWarning)
+            super().__init__(model=model, args=args, **kwargs)
+        if str(args.train_sampling_strategy) in ("group_by_length", "batch_rebalance"):
+            _require_lengths(args, self.train_dataset)
         self.add_callback(EpochOfSampler())
         if self.unfreezing is None and load_strategy(args.strategy).gradual:
             self.add_callback(GradualUnfreezing(args.epochs_per_group, layer_patterns=args.layer_patterns))
@@ -87,13 +96,14 @@ class FineTuningTrainer(Trainer):
         """The callback that unfreezes, if there is one."""
         return next((c for c in self.callback_handler.callbacks if isinstance(c, GradualUnfreezing)), None)
 
-    def _classification_loss(
+    def _loss(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         # the validation loss says how good the probabilities are: labels are smoothed in training only
         smoothing = self.args.label_smoothing_factor if self.model.training else 0.0
-        return cross_entropy(logits, labels, num_items_in_batch, smoothing)
+        assert self._objective is not None
+        return self._objective(logits, labels, num_items_in_batch, smoothing)
 
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
         """Put what is frozen into eval mode.
@@ -259,11 +269,13 @@ class FineTuningTrainer(Trainer):
         }
 
 
-def _is_single_label(model: Any) -> bool:
-    """Say whether the model is trained with one class for each example; others keep their own loss."""
+def objective_of(model: Any) -> Objective | None:
+    """Return the loss of the model's problem type; one that has none and a single output keeps its own loss."""
     config = getattr(model, "config", None)
     problem = getattr(config, "problem_type", None)
-    return problem == "single_label_classification" or (problem is None and getattr(config, "num_labels", 2) > 1)
+    if problem is None and getattr(config, "num_labels", 2) > 1:
+        problem = "single_label_classification"
+    return OBJECTIVES.get(problem or "")
 
 
 def _require_own_division(args: FineTuningArguments) -> None:
@@ -271,6 +283,12 @@ def _require_own_division(args: FineTuningArguments) -> None:
     for name in ("split_batches", "dispatch_batches"):
         if getattr(args.accelerator_config, name, None):
             raise UserError(f"accelerator_config: {name} has no place here, because hfft divides batches itself.")
+
+
+def _require_lengths(args: FineTuningArguments, data: Any) -> None:
+    """Raise :class:`UserError` where the examples are all of one size."""
+    if getattr(data, "lengths", ()) is None:
+        raise UserError(f"train_sampling_strategy: {args.train_sampling_strategy} is for examples that have a length.")
 
 
 def freeze_for_good(model: nn.Module, args: FineTuningArguments) -> None:

@@ -70,8 +70,16 @@ class FineTuningArguments(TrainingArguments):
     strategy: str = field(
         default=DEFAULT_STRATEGY,
         metadata={
-            "help": "What is trained when: full (all layers from the first step) or gradual (the head first, then "
-            "layer by layer from the top)."
+            "help": "What is trained when: full (all layers from the first step), gradual (the head first, then layer "
+            "by layer from the top), linear-probe (the head alone, solved on the frozen trunk's features) or lp-ft "
+            "(the same, and then all layers)."
+        },
+    )
+    head_solver: str = field(
+        default="auto",
+        metadata={
+            "help": "How linear-probe and lp-ft solve the head: logistic (regression), svm, ridge or prototypes "
+            "(default: logistic, and ridge for numbers)."
         },
     )
     layer_decay: float = field(

@@ -38,7 +38,7 @@ def text_run(tiny_bert: Path, text_folder: Path, tmp_path_factory: pytest.TempPa
         model=str(tiny_bert),
         data=str(text_folder),
         output_dir=str(out),
-        **{**QUICK, "num_train_epochs": 12, "learning_rate": 1e-2},
+        **{**QUICK, "num_train_epochs": 20, "learning_rate": 5e-3},
     )
 
 
@@ -199,7 +199,7 @@ def test_the_best_checkpoint_ships(tiny_bert: Path, text_folder: Path, tmp_path:
         data=str(text_folder),
         output_dir=str(tmp_path / "out"),
         # rises, then falls apart: the last epoch is not the best
-        **{**QUICK, "num_train_epochs": 4, "learning_rate": 0.5, "validation_size": 0.3},
+        **{**QUICK, "num_train_epochs": 4, "learning_rate": 0.3, "validation_size": 0.3},
     )
     losses = {entry["step"]: entry["eval_loss"] for entry in run.record.history if "eval_loss" in entry}
     best = min(losses, key=losses.__getitem__)

@@ -8,7 +8,7 @@ ROWS = [{"name": "accuracy", "value": 0.91234, "low": 0.85, "high": 0.95, "basel
 
 
 def test_brackets_in_names_are_shown_as_they_are(capsys):
-    print_metrics(make_console(), ROWS, "Test split of [red]my[/] data, [/unopened]")
+    print_metrics(make_console(), ROWS, "Test split of [red]my[/] data, [/unopened]", "majority class")
     out = capsys.readouterr().out
     assert "[red]my[/] data, [/unopened]" in out
     assert "0.912" in out

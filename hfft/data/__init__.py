@@ -1,7 +1,7 @@
-"""From what the user points at to checked splits with one class list."""
+"""From what the user points at to checked splits with one target."""
 
 from hfft.data.labelled import LabelledData, label_split, prepare
-from hfft.data.labels import split_labels
+from hfft.data.labels import label_column_of
 from hfft.data.sources import Source, read_inputs, read_source
 
-__all__ = ["LabelledData", "Source", "label_split", "prepare", "read_inputs", "read_source", "split_labels"]
+__all__ = ["LabelledData", "Source", "label_column_of", "label_split", "prepare", "read_inputs", "read_source"]

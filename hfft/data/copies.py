@@ -111,10 +111,10 @@ def settle_copies(data: LabelledData, inspected: dict[str, Inspected], given: se
             data.notes.append(f"{what}: {other} metrics are too good.")
             continue
         kept = [row for row in range(len(split)) if row not in copies]
-        lost = sorted(set(split[LABEL]) - set(split.select(kept)[LABEL])) if name == "train" else []
+        lost = data.target.lost(data.target.array(split.select(kept)[LABEL])) if name == "train" else []
         if lost:
             raise UserError(
-                f"--data: every {name} example of {listed(data.class_names[label] for label in lost)} in "
+                f"--data: every {name} example of {listed(lost)} in "
                 f"'{data.origin}' is a copy of a {other} example, so none would be left."
             )
         if not kept:
@@ -135,15 +135,15 @@ def _note_twins(data: LabelledData, inspected: Inspected) -> None:
         if key is not None:
             rows.setdefault(key, []).append(row)
     twins = [same for same in rows.values() if len(same) > 1]
-    contrary = [same for same in twins if len({labels[row] for row in same}) > 1]
+    shown = {row: data.target.shown(labels[row]) for same in twins for row in same}
+    contrary = [same for same in twins if len({shown[row] for row in same}) > 1]
     if twins:
         extra = sum(len(same) - 1 for same in twins)
         told = listed(" = ".join(references[row] for row in same[:3]) for same in twins)
         data.notes.append(f"{extra} training examples repeat others ({told}).")
     if contrary:
-        first = [{labels[row]: row for row in reversed(same)} for same in contrary]  # a row of each label
+        first = [{shown[row]: row for row in reversed(same)} for same in contrary]  # a row of each label
         told = listed(
-            " and ".join(f"{references[row]} as '{data.class_names[label]}'" for label, row in sorted(rows.items()))
-            for rows in first
+            " and ".join(f"{references[row]} as '{label}'" for label, row in sorted(rows.items())) for rows in first
         )
         data.notes.append(f"{len(contrary)} inputs stand in train under more than one label: {told}.")

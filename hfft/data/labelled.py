@@ -1,4 +1,4 @@
-"""Labelled splits: named columns, one frozen class list, every input checked, missing splits drawn."""
+"""Labelled splits: named columns, one frozen target, every input checked, missing splits drawn."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ import numpy as np
 from hfft.arguments import DataArguments
 from hfft.data.columns import find_columns
 from hfft.data.copies import Inspected, settle_copies
-from hfft.data.labels import class_names_of, is_missing, place, rows_with_labels, split_labels
+from hfft.data.labels import label_column_of, place, rows_with_labels
 from hfft.data.sources import Source
 from hfft.data.split_names import GROUP, LABEL, REFERENCE, UNSPLIT
-from hfft.data.splits import draw_groups, draw_stratified
+from hfft.data.splits import draw_groups
 from hfft.errors import UserError, listed, nearest
-from hfft.task import Inspection, Task
+from hfft.targets import Target, choose_target, is_missing
+from hfft.task import Encoder, Inspection, StagedEncoder, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from hfft.caching import Cache
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 """Shows the progress of an iterable: (items, how many, what is done)."""
@@ -31,11 +34,11 @@ Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 @dataclass
 class LabelledData:
-    """Splits whose columns are the task's input roles, ``label`` (class index) and ``reference`` (file or row).
+    """Splits whose columns are the task's input roles, ``label`` and ``reference`` (file or row).
 
     Attributes:
         splits: ``train``, ``test``, and ``validation`` unless it was not wanted.
-        class_names: index -> name; from the training split alone.
+        target: what is predicted, and what ``label`` holds; from the training split alone.
         origin: how the user named the data.
         notes: what was decided on the way, a sentence each.
         columns: role -> column of the table that it was read from; empty where the examples are files.
@@ -43,19 +46,38 @@ class LabelledData:
     """
 
     splits: dict[str, Dataset]
-    class_names: list[str]
+    target: Target
     origin: str
     notes: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
     group_column: str | None = None
 
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Return split -> class name -> number of examples."""
-        classes = len(self.class_names)
-        return {
-            name: dict(zip(self.class_names, np.bincount(split[LABEL], minlength=classes).tolist(), strict=True))
-            for name, split in self.splits.items()
-        }
+    @property
+    def class_names(self) -> list[str]:
+        """What each output stands for."""
+        return self.target.output_names
+
+    def labels(self, name: str) -> np.ndarray:
+        """Return the labels of a split in array form (see :mod:`hfft.targets.target`)."""
+        return self.target.array(self.splits[name][LABEL])
+
+    def encoded(
+        self,
+        name: str,
+        encoder: Encoder | StagedEncoder,
+        cache: Cache | None = None,
+        seed: int = 0,
+        track: Track | None = None,
+    ) -> Any:
+        """Return a split as model inputs and labels in model form; see :func:`hfft.data.prepared.encoded`."""
+        from hfft.data.prepared import encoded
+
+        split = self.splits[name]
+        return encoded(split, encoder, cache, seed, track, self.target.for_model(split[LABEL]))
+
+    def counts(self) -> dict[str, dict[str, float]]:
+        """Return split -> what is told of its labels: how often each class occurs."""
+        return {name: self.target.counts(self.labels(name)) for name in self.splits}
 
 
 def prepare(
@@ -77,15 +99,17 @@ def prepare(
         raise UserError(f"--data: '{source.origin}' has no train split, only {listed(source.splits)}.")
     notes: list[str] = []
     rows = {name: list(range(len(split))) for name, split in source.splits.items()}
+    delimiter = arguments.label_delimiter
+    train = label_column_of(source, "train", columns[LABEL])
+    target = choose_target(train, task.problem_types, arguments.problem_type, delimiter)
     if arguments.on_problem != "error":
-        rows = rows_with_labels(source, columns[LABEL], notes)
+        rows = rows_with_labels(source, columns[LABEL], target, delimiter, notes)
         splits = {name: split.select(rows[name]) for name, split in source.splits.items()}
         source = dataclasses.replace(source, splits=splits)
-    class_names = class_names_of(source.splits["train"], columns[LABEL], source.origin)
-    data = LabelledData({}, class_names, source.origin, notes, columns={} if source.from_files else columns)
+    data = LabelledData({}, target, source.origin, notes, columns={} if source.from_files else columns)
     inspected: dict[str, Inspected] = {}
     for name, split in source.splits.items():
-        labelled, looks = _look_at(split, rows[name], name, source, task, columns, class_names, track)
+        labelled, looks = _look_at(split, rows[name], name, source, task, columns, target, track)
         if arguments.group_column is not None:
             labelled = _with_groups(labelled, split, source, arguments.group_column)
         usable = _usable(looks, labelled, place(source, name), arguments.on_problem, notes)
@@ -109,14 +133,14 @@ def label_split(
     source: Source,
     task: Task,
     columns: Mapping[str, str],
-    class_names: list[str] | None,
+    target: Target | None,
     track: Track | None = None,
 ) -> Dataset:
-    """Return a split with the task's columns, checked; with ``class_names`` also its labels as class indices.
+    """Return a split with the task's columns, checked; with a ``target`` also its labels in column form.
 
     Raises :class:`UserError` for labels and inputs that cannot be used.
     """
-    labelled, looks = _look_at(split, list(range(len(split))), name, source, task, columns, class_names, track)
+    labelled, looks = _look_at(split, list(range(len(split))), name, source, task, columns, target, track)
     _usable(looks, labelled, place(source, name), "error", [])
     return labelled
 
@@ -128,11 +152,11 @@ def _look_at(
     source: Source,
     task: Task,
     columns: Mapping[str, str],
-    class_names: list[str] | None,
+    target: Target | None,
     track: Track | None,
 ) -> tuple[Dataset, list[Inspection]]:
     """Return the split with the task's columns, and what a look at each of its inputs told."""
-    labels = None if class_names is None else split_labels(split, name, source, columns, class_names)
+    labels = None if target is None else target.encode(label_column_of(source, name, columns[LABEL]))
     if source.from_files:
         from datasets import Dataset
 
@@ -147,7 +171,9 @@ def _look_at(
             labelled = _located(labelled, task.inputs[0].role, source.folder)
     looks = _inspect(labelled, place(source, name), task, track)
     labelled = labelled.add_column(REFERENCE, references)
-    return (labelled if labels is None else labelled.add_column(LABEL, labels)), looks
+    if target is not None and labels is not None:
+        labelled = labelled.add_column(LABEL, labels, feature=target.feature)
+    return labelled, looks
 
 
 def _located(split: Dataset, role: str, folder: Path) -> Dataset:
@@ -187,27 +213,26 @@ def _usable(looks: list[Inspection], split: Dataset, where: str, on_problem: str
 def _draw(data: LabelledData, name: str, share: float, seed: int, inspected: dict[str, Inspected]) -> None:
     """Move a stratified share of the training split to a split of its own."""
     train = data.splits["train"]
-    labels = np.asarray(train[LABEL])
-    if len(labels) < 2 * len(data.class_names):
+    labels = data.labels("train")
+    if len(labels) < data.target.fewest_rows:
         raise UserError(
-            f"--data: '{data.origin}' has {len(labels)} training examples for {len(data.class_names)} classes, too few "
+            f"--data: '{data.origin}' has {len(labels)} training examples for {data.target.describe()}, too few "
             f"to hold back a {name} split. Give a {name} split"
             + (", or set validation_size to 0." if name == "validation" else ".")
         )
     if GROUP in train.column_names:
         groups = np.unique(np.asarray(train[GROUP], dtype=str), return_inverse=True)[1]
         try:
-            drawn = draw_groups(labels, groups, share, seed)
+            drawn = draw_groups(data.target.strata(labels), groups, share, seed)
         except ValueError as error:
             raise UserError(f"--group_column: no {name} split can be drawn from '{data.origin}': {error}.") from error
     else:
-        drawn = draw_stratified(labels, share, seed)
+        drawn = data.target.draw(labels, share, seed)
     kept = np.setdiff1d(np.arange(len(labels)), drawn)
-    lost = sorted(set(range(len(data.class_names))) - set(labels[kept].tolist()))
-    if lost:
+    if lost := data.target.lost(labels[kept]):
         raise UserError(
             f"--group_column: drawn in whole groups, the {name} split of '{data.origin}' takes every example of "
-            f"{listed(data.class_names[index] for index in lost)}. Give the splits yourself."
+            f"{listed(lost)}. Give the splits yourself."
         )
     data.splits["train"], data.splits[name] = train.select(kept), train.select(drawn)
     looks = inspected["train"]

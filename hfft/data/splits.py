@@ -68,3 +68,41 @@ def draw_groups(labels: np.ndarray, groups: np.ndarray, share: float, seed: int)
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         _, drawn = next(iter(splitter.split(np.zeros(len(labels)), labels, groups)))
     return np.sort(drawn)
+
+
+def draw_iteratively(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Choose about ``share`` of rows with several classes each, with about the same share of every class.
+
+    Iterative stratification (Sechidis et al. 2011, "On the stratification of multi-label data"): the class with the
+    fewest rows left is divided first, each of its rows going where most of that class is still wanted. Each class keeps
+    at least one row behind.
+
+    Args:
+        labels: (rows, classes) bool.
+        share: of the rows to draw, in (0, 1).
+        seed: the same seed draws the same rows.
+
+    Returns:
+        (drawn,) sorted row indices, at least one.
+    """
+    generator = np.random.default_rng(seed)
+    # a column more for the rows without any class, which are divided last
+    counted = np.column_stack([labels, ~labels.any(axis=1)])
+    order = generator.permutation(len(labels))
+    shares = np.array([[1 - share], [share]])
+    wanted, room = shares * counted.sum(axis=0), shares[:, 0] * len(labels)
+    kept = np.zeros(counted.shape[1], dtype=int)
+    side = np.full(len(labels), -1)  # 0 stays behind, 1 is drawn
+    while (side < 0).any():
+        left = counted[side < 0].sum(axis=0)
+        rarest = int(np.where(left > 0, left, np.inf).argmin())
+        for row in order[counted[order, rarest] & (side[order] < 0)]:
+            has = counted[row]
+            drawn = (wanted[1, rarest], room[1]) > (wanted[0, rarest], room[0]) and bool((kept[has] > 0).all())
+            side[row] = int(drawn)
+            wanted[side[row], has] -= 1
+            room[side[row]] -= 1
+            kept[has] += not drawn
+    if not side.any():
+        side[order[np.argmax((kept[None, :] > counted[order]).all(axis=1))]] = 1
+    return np.flatnonzero(side == 1)

@@ -2,11 +2,13 @@
 
 from hfft.evaluation.baseline import class_frequencies
 from hfft.evaluation.intervals import bootstrap_intervals
+from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.metrics import METRICS, compute_metrics
 from hfft.evaluation.summary import metric_rows, summarize
 
 __all__ = [
     "METRICS",
+    "MetricSet",
     "bootstrap_intervals",
     "class_frequencies",
     "compute_metrics",

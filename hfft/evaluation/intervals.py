@@ -18,7 +18,7 @@ CONFIDENCE = 0.95
 _CHUNK = 4_000_000  # weights held at once
 
 WeightedMetric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(labels (rows,), probabilities (rows, classes), weights (resamples, rows)) -> values (resamples,)."""
+"""(labels, outputs, weights (resamples, rows)) -> values (resamples,); here of class indices and probabilities."""
 
 
 def _accuracy(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -72,15 +72,19 @@ def bootstrap_intervals(
     probabilities: np.ndarray,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    weighted: Mapping[str, WeightedMetric] = WEIGHTED_METRICS,
 ) -> dict[str, tuple[float, float]]:
     """Return name -> (low, high), the 95 % percentile interval over resampled rows.
 
+    Resamples for which a metric has no value (NaN) do not count; a metric that has none at all is left out.
+
     Args:
-        names: of :data:`WEIGHTED_METRICS`.
-        labels: (rows,) class indices.
-        probabilities: (rows, classes).
+        names: of ``weighted``.
+        labels: a row for each example, as the metrics expect them.
+        probabilities: likewise.
         seed: of the resampling.
         resamples: how many.
+        weighted: the metrics as functions of row weights.
     """
     names = list(names)
     rows = len(labels)
@@ -91,11 +95,14 @@ def bootstrap_intervals(
         count = min(left, max(1, _CHUNK // rows))
         weights = generator.multinomial(rows, np.full(rows, 1 / rows), size=count).astype(np.float64)
         for name in names:
-            values[name].append(WEIGHTED_METRICS[name](labels, probabilities, weights))
+            values[name].append(weighted[name](labels, probabilities, weights))
         left -= count
     tail = (1 - CONFIDENCE) / 2
     intervals = {}
     for name in names:
-        low, high = np.quantile(np.concatenate(values[name]), [tail, 1 - tail])
-        intervals[name] = (float(low), float(high))
+        defined = np.concatenate(values[name])
+        defined = defined[~np.isnan(defined)]
+        if len(defined):
+            low, high = np.quantile(defined, [tail, 1 - tail])
+            intervals[name] = (float(low), float(high))
     return intervals

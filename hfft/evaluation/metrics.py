@@ -86,7 +86,7 @@ METRICS: Mapping[str, Metric] = {
     "expected_calibration_error": expected_calibration_error,
 }
 
-LOWER_IS_BETTER = frozenset({"log_loss", "expected_calibration_error"})
+LOWER_IS_BETTER = frozenset({"log_loss", "expected_calibration_error", "hamming_loss", "rmse", "mae", "mse"})
 
 
 def compute_metrics(names: Iterable[str], labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

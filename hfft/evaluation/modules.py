@@ -81,7 +81,8 @@ class ExpectedCalibrationError(ClassificationMetric):
 class EvaluateMetric:
     """A metric of the ``evaluate`` library, by name or path of a local script, with options: ``f1:average=macro``.
 
-    It gets the most probable class of every row as ``predictions``.
+    It gets as ``predictions`` what is predicted of every row: the most probable class, a 0 or 1 for each of several
+    classes, or the number.
 
     Raises:
         UserError: where ``evaluate`` cannot load it (unknown, or not cached while the network is off).
@@ -102,14 +103,14 @@ class EvaluateMetric:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
                 f"--metrics: '{name}' cannot be loaded: {reason} Offline, give the path of a metric script. "
-                f"Always computed are {', '.join(METRICS)}."
+                "Those of hfft are always computed."
             ) from error
 
-    def compute(self, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    def compute(self, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
         """Return the metric's scalar results by their own names."""
         try:
             results = self.module.compute(
-                predictions=probabilities.argmax(axis=1).tolist(), references=labels.tolist(), **self.options
+                predictions=predictions.tolist(), references=labels.astype(predictions.dtype).tolist(), **self.options
             )
         except Exception as error:  # the script is the user's
             raise UserError(f"--metrics: '{self.specification}' cannot be computed: {error}") from error

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from hfft.evaluation.intervals import bootstrap_intervals
-from hfft.evaluation.metrics import compute_metrics
+from hfft.evaluation.metric_set import MetricSet
 
 
 def summarize(
-    names: Sequence[str],
+    metrics: MetricSet,
     labels: np.ndarray,
-    probabilities: np.ndarray,
-    baseline: np.ndarray,
+    outputs: np.ndarray,
+    baseline: Mapping[str, float],
     *,
     prefix: str = "test",
     seed: int = 0,
@@ -23,20 +22,21 @@ def summarize(
     """Return ``test_accuracy``, ``test_accuracy_ci_low``, ``test_accuracy_ci_high``, ``baseline_test_accuracy``, ...
 
     Args:
-        names: of the metrics.
-        labels: (rows,) class indices.
-        probabilities: (rows, classes) of the model.
-        baseline: (rows, classes) of the baseline.
+        metrics: what is computed.
+        labels: a row for each example, as the metrics expect them.
+        outputs: of the model, likewise.
+        baseline: name -> value of the baseline.
         prefix: the split's name.
         seed: of the bootstrap.
     """
-    intervals = bootstrap_intervals(names, labels, probabilities, seed)
-    baselines = compute_metrics(names, labels, baseline)
+    intervals = metrics.intervals(labels, outputs, seed)
     flat: dict[str, float] = {}
-    for name, value in compute_metrics(names, labels, probabilities).items():
+    for name, value in metrics.compute(labels, outputs).items():
         flat[f"{prefix}_{name}"] = value
-        flat[f"{prefix}_{name}_ci_low"], flat[f"{prefix}_{name}_ci_high"] = intervals[name]
-        flat[f"baseline_{prefix}_{name}"] = baselines[name]
+        if name in intervals:
+            flat[f"{prefix}_{name}_ci_low"], flat[f"{prefix}_{name}_ci_high"] = intervals[name]
+        if name in baseline:
+            flat[f"baseline_{prefix}_{name}"] = baseline[name]
     return flat
 
 
@@ -51,4 +51,5 @@ def metric_rows(metrics: Mapping[str, float], names: Sequence[str], prefix: str)
             "baseline": metrics.get(f"baseline_{prefix}_{name}"),
         }
         for name in names
+        if f"{prefix}_{name}" in metrics
     ]

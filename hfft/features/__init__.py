@@ -1,1 +1,1 @@
-"""What a frozen part of a model gives for an example, computed once."""
+"""What frozen layers give for an example, computed once, and what is solved on it."""

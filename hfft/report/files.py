@@ -12,6 +12,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hfft.record import CARD_FILE, REPORT_FILE, RUN_FILE, RunRecord
+from hfft.terminal import figure
 
 
 def write_report(record: RunRecord, folder: Path) -> Path:
@@ -68,11 +69,13 @@ def _render(template: str, record: RunRecord, *, autoescape: bool) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    jinja.filters["cell"] = _markdown_cell
+    jinja.filters |= {"cell": _markdown_cell, "figure": figure, "amount": _amount}
     return jinja.get_template(template).render(
         record=record,
         rows=record.rows(),
         title=_title(record),
+        target=record.target,
+        counted=list(next(iter(record.counts.values()))),
         model_name=_last_part(record.settings.get("model")),
         data_name=_last_part(record.settings.get("data")),
         epochs=_epochs(record.history),
@@ -99,6 +102,11 @@ def _last_part(value: Any) -> str:
     """Keep a Hub id whole, and of a local path only the name: a card is made to be shared."""
     text = str(value)
     return Path(text).resolve().name if Path(text).exists() else text
+
+
+def _amount(value: float) -> str:
+    """Write a count as it is, and a number of the data with six digits."""
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
 def _markdown_cell(value: Any) -> str:

@@ -20,21 +20,29 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 # Checked before decoding: a 75 KB PNG can unfold to gigabytes.
 MAX_PIXELS = 100_000_000
 
+# Times its shorter side that a picture may be long: preprocessing that scales the shorter side to 256 pixels makes
+# gigabytes of a strip. Beyond it the middle is kept, which is what a central crop leaves of it anyway.
+LONGEST_STRIP = 50
 
-def decode_image(image: Any) -> Image.Image:
+_FIDELITY = 2  # a JPEG is decoded at a half, a quarter or an eighth if that is still twice the size that is wanted
+
+
+def decode_image(image: Any, shorter_side: int | None = None) -> Image.Image:
     """Return the picture upright, in RGB, 8 bits a channel.
 
     EXIF orientation is applied (a broken EXIF block is ignored), 16-bit and float greys are scaled to 8 bits instead
-    of being clipped, transparency is blended on white, and of an animation the first frame is taken. Ordinary
-    pictures come out as ``transformers.image_utils.load_image`` gives them to ``pipeline``.
+    of being clipped, transparency is blended on white, of an animation the first frame is taken, and of a strip that is
+    more than 50 times as long as wide the middle. Ordinary pictures come out as
+    ``transformers.image_utils.load_image`` gives them to ``pipeline``.
 
     Args:
         image: a path, bytes, the datasets library's ``{"bytes", "path"}``, or a PIL image.
+        shorter_side: in pixels; larger pictures are reduced to it, smaller ones left.
 
     Raises:
         UserError: naming the file, where it is no readable picture or has more than 100 million pixels.
     """
-    problem, decoded = _try_decode(image)
+    problem, decoded = _try_decode(image, shorter_side)
     if decoded is None:
         raise UserError(f"{_name(image)}: {problem}.")
     return decoded
@@ -50,7 +58,7 @@ def inspect_image(image: Any) -> Inspection:
     return Inspection(key=digest, sketch=sketch)
 
 
-def _try_decode(image: Any) -> tuple[str | None, Image.Image | None]:
+def _try_decode(image: Any, shorter_side: int | None = None) -> tuple[str | None, Image.Image | None]:
     if image is None or (isinstance(image, dict) and image.get("bytes") is None and image.get("path") is None):
         return "there is no picture", None
     try:
@@ -61,10 +69,12 @@ def _try_decode(image: Any) -> tuple[str | None, Image.Image | None]:
             if width * height > MAX_PIXELS:
                 return f"it has {width} x {height} pixels, more than {MAX_PIXELS:,}", None
             opened.seek(0)
+            if shorter_side is not None and not isinstance(image, Image.Image):  # a caller's picture is left alone
+                opened.draft(None, (shorter_side * _FIDELITY, shorter_side * _FIDELITY))  # of JPEGs alone
             opened.load()  # here, because what fails in exif_transpose is let pass, and a second load would give black
             with contextlib.suppress(Exception):
                 opened = ImageOps.exif_transpose(opened)
-            return None, _to_rgb(opened)
+            return None, _reduced(_without_ends(_to_rgb(opened)), shorter_side)
     except Exception as error:  # Pillow's plug-ins raise whatever their parsers hit
         reason = str(error).split(" <", maxsplit=1)[0] or type(error).__name__
         return f"it cannot be read as a picture ({reason})", None
@@ -74,6 +84,23 @@ def _stream(image: Any) -> Any:
     if isinstance(image, dict):
         image = image["bytes"] if image.get("bytes") is not None else image["path"]
     return io.BytesIO(image) if isinstance(image, bytes) else Path(image)
+
+
+def _without_ends(image: Image.Image) -> Image.Image:
+    """Return the middle of a strip."""
+    (width, height), longest = image.size, LONGEST_STRIP * min(image.size)
+    left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
+    if not (left or top):
+        return image
+    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
+
+
+def _reduced(image: Image.Image, shorter_side: int | None) -> Image.Image:
+    shorter = min(image.size)
+    if shorter_side is None or shorter <= shorter_side:
+        return image
+    width, height = (max(1, round(side * shorter_side / shorter)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -89,6 +116,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             low, high = 0.0, 255.0
         scaled = np.nan_to_num((values - low) / max(high - low, 1e-12)).clip(0, 1) * 255
         image = Image.fromarray(np.rint(scaled).astype(np.uint8))
+    if image.mode in ("RGBa", "La"):  # colours times alpha
+        image = image.convert(image.mode.upper())
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfft.loading import build_without_weights, load_classifier, reading
 from hfft.task import Collator, Encoder, Example, InputColumn, Inspection, Task
 
-from .decoding import SUFFIXES, decode_image, inspect_image
+from .decoding import SUFFIXES, inspect_image
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfft.arguments import ModelArguments
+    from hfft.targets import Target
 
 
 class ImageClassification(Task):
-    """One class for each picture. The preprocessing is the checkpoint's own."""
+    """One class or several for each picture. The preprocessing is the checkpoint's own."""
 
     name = "image-classification"
-    summary = "one class for each picture; timm and transformers vision models"
+    summary = "one class or several for each picture; timm and transformers vision models"
+    problem_types = ("single_label_classification", "multi_label_classification")
     inputs = (InputColumn("image", ("image", "img", "picture", "image_path", "file_name", "file", "path", "filepath")),)
     file_suffixes = SUFFIXES
     augmentations = ("none", "light", "medium", "strong")
@@ -53,7 +55,7 @@ class ImageClassification(Task):
         return is_mapped or "AutoModelForImageClassification" in (getattr(config, "auto_map", None) or {})
 
     def load(
-        self, arguments: ModelArguments, config: PretrainedConfig, class_names: list[str] | None
+        self, arguments: ModelArguments, config: PretrainedConfig, target: Target | None
     ) -> tuple[PreTrainedModel, Any]:
         """Load model and image processor."""
         from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -62,7 +64,7 @@ class ImageClassification(Task):
             processor = AutoImageProcessor.from_pretrained(
                 arguments.model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code
             )
-        return load_classifier(AutoModelForImageClassification, arguments, config, class_names), processor
+        return load_classifier(AutoModelForImageClassification, arguments, config, target), processor
 
     def architecture(self, arguments: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:
         """Build the model of the configuration."""
@@ -72,18 +74,9 @@ class ImageClassification(Task):
 
     def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:
         """Pictures become ``pixel_values``, (3, height, width) each."""
-        from .preprocessing import augmenting_transform, processor_transform
+        from .encoding import evaluation_encoder, training_encoder
 
-        if training and augment != "none":
-            transform = augmenting_transform(processor, augment)
-        else:
-            transform = processor_transform(processor)
-
-        def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            encoded = {"pixel_values": [transform(decode_image(image)) for image in batch["image"]]}
-            return encoded | ({"labels": batch["label"]} if "label" in batch else {})
-
-        return encode
+        return training_encoder(processor, augment) if training and augment != "none" else evaluation_encoder(processor)
 
     def collator(self, processor: Any) -> Collator:
         """Stack pictures to (batch, 3, height, width)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfft.errors import UserError
@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfft.arguments import ModelArguments
+    from hfft.targets import Target
 
 _LONGEST_BY_DEFAULT = 512  # tokens; attention costs grow with the square
 
 
 class TextClassification(Task):
-    """One class for each text or pair of texts. Batches are padded to their own longest text."""
+    """Classes or a number for each text or pair of texts. Batches are padded to their own longest text."""
 
     name = "text-classification"
-    summary = "one class for each text or pair of texts; every AutoModelForSequenceClassification"
+    summary = "classes or a number for each text or pair of texts; every AutoModelForSequenceClassification"
+    problem_types = ("single_label_classification", "multi_label_classification", "regression")
     inputs = (
         InputColumn("text", ("text", "sentence", "sentence1", "premise", "question", "question1", "review", "content")),
         InputColumn(
@@ -32,7 +34,7 @@ class TextClassification(Task):
         ),
     )
     usage = 'classify("a text", truncation=True)'
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-4}
+    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-4, "train_sampling_strategy": "group_by_length"}
 
     def accepts(self, value: Any) -> bool:
         """Any string."""
@@ -63,7 +65,7 @@ class TextClassification(Task):
         return is_mapped or "AutoModelForSequenceClassification" in (getattr(config, "auto_map", None) or {})
 
     def load(
-        self, arguments: ModelArguments, config: PretrainedConfig, class_names: list[str] | None
+        self, arguments: ModelArguments, config: PretrainedConfig, target: Target | None
     ) -> tuple[PreTrainedModel, Any]:
         """Load model and tokenizer; ``max_length`` becomes the tokenizer's own, so that it is saved with it."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -76,7 +78,7 @@ class TextClassification(Task):
             # transformers makes one up from the configuration where the files are missing: every word is unknown to it
             raise UserError(f"--model: '{arguments.model}' has no usable tokenizer: its vocabulary is missing.")
         tokenizer.model_max_length = _max_length(arguments.max_length, tokenizer, config)
-        model = load_classifier(AutoModelForSequenceClassification, arguments, config, class_names)
+        model = load_classifier(AutoModelForSequenceClassification, arguments, config, target)
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise UserError(f"--model: the tokenizer of '{arguments.model}' has no token to pad batches with.")
@@ -94,17 +96,33 @@ class TextClassification(Task):
     def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:
         """Texts become token ids, cut to the tokenizer's ``model_max_length``."""
 
-        def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            encoded = dict(processor(batch["text"], batch.get("text_pair"), truncation=True))
-            return encoded | ({"labels": batch["label"]} if "label" in batch else {})
+        from .encoding import TextEncoder
 
-        return encode
+        return TextEncoder(processor)
 
     def collator(self, processor: Any) -> Collator:
         """Pad to the longest text of the batch: (batch, tokens)."""
         from transformers import DataCollatorWithPadding
 
         return DataCollatorWithPadding(processor)
+
+    def poolings(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """The mean of the tokens, where the architecture can be made to read it."""
+        from .pooling import can_pool_tokens
+
+        return ("model", "mean") if can_pool_tokens(model) else ("model",)
+
+    def pool(self, model: PreTrainedModel, pooling: str) -> Callable[[], None]:
+        """Read the mean of the tokens."""
+        from .pooling import pool_tokens
+
+        return pool_tokens(model)
+
+    def finished(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Fold the mean of the tokens into the weights."""
+        from .pooling import folded
+
+        return folded(model)
 
     def describe(self, example: Example) -> str:
         """The text, or both texts of a pair."""

@@ -246,7 +246,10 @@ def test_a_declared_class_without_a_training_example_is_named():
 def test_an_unlabelled_class_label_is_missing():
     given = table([0, 1, -1, 0], feature=ClassLabel(names=["cat", "dog"]))
     with pytest.raises(UserError, match=r"no label in column 'label' for 1 of 4 examples \(row 3\)"):
-        prepare_texts(DatasetDict(train=given, test=given))
+        prepare_strictly(DatasetDict(train=given, test=given))
+    data = prepare_texts(DatasetDict(train=given, test=given, validation=given))
+    assert data.splits["train"]["label"] == [0, 1, 0]
+    assert data.notes[0] == "train: 1 examples without a label were left out (row 3)."
 
 
 @pytest.mark.parametrize(
@@ -343,7 +346,7 @@ def test_a_single_class_is_refused(labels: list[Any]):
 )
 def test_numbers_and_lists_that_are_no_class(labels: list[Any], message: str):
     with pytest.raises(UserError, match=message):
-        prepare_texts(table(labels))
+        prepare_texts(table(labels), problem_type="single_label_classification")
 
 
 def test_classes_come_from_train_alone():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from hfft.data.splits import draw_groups, draw_stratified
+from hfft.data.splits import draw_groups, draw_iteratively, draw_stratified
 
 
 def labels_of(*counts: int) -> np.ndarray:
@@ -105,3 +105,26 @@ def test_groups_are_drawn_whole_and_classes_alike(share: float):
 def test_too_few_groups_are_an_error():
     with pytest.raises(ValueError, match="3 groups cannot be divided so that 10% are held back; 10 are needed"):
         draw_groups(np.zeros(6, int), np.array([0, 0, 1, 1, 2, 2]), 0.1, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_iterative_stratification_spreads_every_class_alike(share: float, seed: int):
+    generator = np.random.default_rng(seed)
+    labels = generator.random((500, 8)) < [0.6, 0.4, 0.2, 0.1, 0.06, 0.04, 0.02, 0.02]
+    drawn = draw_iteratively(labels, share, seed)
+    assert drawn.tolist() == sorted(set(drawn.tolist()))
+    assert len(drawn) == pytest.approx(500 * share, abs=4)
+    np.testing.assert_allclose(labels[drawn].sum(axis=0), labels.sum(axis=0) * share, atol=3)
+    assert draw_iteratively(labels, share, seed).tolist() == drawn.tolist()
+    assert draw_iteratively(labels, share, seed + 1).tolist() != drawn.tolist()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_iterative_stratification_leaves_an_example_of_every_class_behind(share: float):
+    labels = np.zeros((30, 12), dtype=bool)
+    labels[np.arange(12), np.arange(12)] = True  # each class once
+    labels[12:20, 0] = True
+    drawn = draw_iteratively(labels, share, 0)
+    assert len(drawn) > 0
+    assert np.delete(labels, drawn, axis=0).any(axis=0).all()

@@ -7,6 +7,7 @@ from scipy.stats import binom
 
 from hfft.evaluation import intervals
 from hfft.evaluation.intervals import WEIGHTED_METRICS, bootstrap_intervals
+from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.metrics import METRICS, compute_metrics
 from hfft.evaluation.summary import metric_rows, summarize
 
@@ -117,8 +118,10 @@ def test_one_row_has_a_degenerate_interval():
 
 def test_a_summary_holds_value_interval_and_baseline():
     labels, probabilities = random_case()
-    baseline = np.full_like(probabilities, 0.25)
-    flat = summarize(["accuracy", "log_loss"], labels, probabilities, baseline, prefix="dev", seed=4)
+    names = ("accuracy", "log_loss")
+    metrics = MetricSet({n: METRICS[n] for n in names}, {n: WEIGHTED_METRICS[n] for n in names})
+    baseline = metrics.compute(labels, np.full_like(probabilities, 0.25))
+    flat = summarize(metrics, labels, probabilities, baseline, prefix="dev", seed=4)
     values, bounds = (
         compute_metrics(METRICS, labels, probabilities),
         bootstrap_intervals(METRICS, labels, probabilities, 4),
@@ -127,7 +130,7 @@ def test_a_summary_holds_value_interval_and_baseline():
         "dev_accuracy": values["accuracy"],
         "dev_accuracy_ci_low": bounds["accuracy"][0],
         "dev_accuracy_ci_high": bounds["accuracy"][1],
-        "baseline_dev_accuracy": METRICS["accuracy"](labels, baseline),
+        "baseline_dev_accuracy": np.mean(labels == 0),
         "dev_log_loss": values["log_loss"],
         "dev_log_loss_ci_low": bounds["log_loss"][0],
         "dev_log_loss_ci_high": bounds["log_loss"][1],
@@ -138,7 +141,7 @@ def test_a_summary_holds_value_interval_and_baseline():
 
 def test_rows_of_a_summary_leave_open_what_was_not_computed():
     metrics = {"test_a": 1.0, "test_a_ci_low": 0.5, "test_a_ci_high": 1.5, "baseline_test_a": 0.2, "test_b": 3.0}
-    assert metric_rows(metrics, ["b", "a"], "test") == [
+    assert metric_rows(metrics, ["b", "absent", "a"], "test") == [
         {"name": "b", "value": 3.0, "low": None, "high": None, "baseline": None},
         {"name": "a", "value": 1.0, "low": 0.5, "high": 1.5, "baseline": 0.2},
     ]

@@ -19,6 +19,8 @@ GENERATOR = np.random.default_rng(0)
 LABELS = GENERATOR.integers(0, 3, 50)
 PROBABILITIES = GENERATOR.dirichlet(np.ones(3), 50)
 
+PREDICTED = PROBABILITIES.argmax(axis=1)
+
 SCRIPT = """
 import datasets
 import evaluate
@@ -114,7 +116,7 @@ def test_modules_work_in_combination():
 
 def test_a_local_script_gets_the_most_probable_class(script: Path):
     share = sklearn.metrics.accuracy_score(LABELS, PROBABILITIES.argmax(axis=1))
-    found = EvaluateMetric(str(script)).compute(LABELS, PROBABILITIES)
+    found = EvaluateMetric(str(script)).compute(LABELS, PREDICTED)
     assert found == {"own_score": pytest.approx(share), "scale_is_float": 0.0}  # lists are left out
     assert all(type(value) is float for value in found.values())
 
@@ -133,7 +135,7 @@ def test_a_local_script_gets_the_most_probable_class(script: Path):
 )
 def test_options_reach_the_script_with_their_types(script: Path, options: str, function):
     share = float((PROBABILITIES.argmax(axis=1) == LABELS).mean())
-    found = EvaluateMetric(f"{script}:{options}").compute(LABELS, PROBABILITIES)
+    found = EvaluateMetric(f"{script}:{options}").compute(LABELS, PREDICTED)
     assert found["own_score"] == pytest.approx(function(share))
     scale = dict(o.split("=") for o in options.replace(" ", "").split(",") if o).get("scale", "1")
     assert found["scale_is_float"] == float("." in scale or "e" in scale)
@@ -141,8 +143,8 @@ def test_options_reach_the_script_with_their_types(script: Path, options: str, f
 
 def test_a_script_can_be_computed_twice(script: Path):
     metric = EvaluateMetric(str(script))
-    assert metric.compute(LABELS, PROBABILITIES) == metric.compute(LABELS, PROBABILITIES)
-    assert metric.compute(np.array([0]), np.array([[1.0, 0.0]]))["own_score"] == 1.0
+    assert metric.compute(LABELS, PREDICTED) == metric.compute(LABELS, PREDICTED)
+    assert metric.compute(np.array([0]), np.array([0]))["own_score"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_a_script_can_be_computed_twice(script: Path):
 def test_options_that_the_script_refuses(script: Path, options: str, message: str):
     metric = EvaluateMetric(f"{script}:{options}")
     with pytest.raises(UserError, match=message):
-        metric.compute(LABELS, PROBABILITIES)
+        metric.compute(LABELS, PREDICTED)
 
 
 @pytest.mark.parametrize("options", ["macro", "scale=1,macro"])
@@ -184,4 +186,4 @@ def test_a_script_that_fails_while_it_computes_is_named(script: Path):
     path = script.with_name("dividing_score.py")
     path.write_text(text)
     with pytest.raises(UserError, match=r"dividing_score\.py' cannot be computed: division by zero"):
-        EvaluateMetric(str(path)).compute(LABELS, PROBABILITIES)
+        EvaluateMetric(str(path)).compute(LABELS, PREDICTED)

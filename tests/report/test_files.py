@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from hfft.evaluation import summarize
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
+from hfft.targets import SingleLabel
 
 EVIL = "<script>alert(1)</script>|x"
 
@@ -16,11 +17,13 @@ EVIL = "<script>alert(1)</script>|x"
 @pytest.fixture
 def record() -> RunRecord:
     labels, probabilities = np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
-    metrics = summarize(["accuracy", "log_loss"], labels, probabilities, np.full((3, 2), 0.5))
+    target = SingleLabel([EVIL, "b"])
+    baseline = target.baseline(np.array([0, 1]), labels)
+    metrics = summarize(target.metrics, labels, probabilities, baseline) | {"test_examples": 3}
     return RunRecord(
         settings={"task": "text-classification", "model": EVIL, "data": EVIL, "output_dir": "runs/mine", "seed": 1},
         task="text-classification",
-        class_names=[EVIL, "b"],
+        target=target,
         counts={"train": {EVIL: 4, "b": 5}, "test": {EVIL: 1, "b": 2}},
         notes=[f"note {EVIL}"],
         layers=[{"name": EVIL, "parameters": 12, "lr": 1e-3}],

@@ -1,0 +1,127 @@
+"""Features: what the last layer of a model reads, computed once for each example and kept.
+
+A frozen trunk gives the same features for the same input in every epoch, fold, trial and run. They are kept under a
+key of the trunk's weights, its configuration, the preprocessing and the content of the examples. The batches in which
+they are computed depend on that content alone, so that they are the same bit for bit whether they were kept or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from hfft.caching import Cache, content_key
+from hfft.data.prepared import Track
+from hfft.errors import UserError
+from hfft.features.readout import Readout
+
+_FORMAT = 1
+
+
+def compute_features(
+    model: nn.Module,
+    readout: Readout,
+    examples: Any,
+    collate: Callable[[list[dict[str, Any]]], Mapping[str, Any]],
+    *,
+    lengths: Sequence[int] | np.ndarray | None = None,
+    batch_size: int = 64,
+    track: Track | None = None,
+) -> np.ndarray:
+    """Run a model once over encoded examples and return its features.
+
+    Args:
+        model: on its device.
+        readout: where the features are read.
+        examples: encoded examples by index.
+        collate: joins encoded examples into a batch.
+        lengths: examples of like length share a batch.
+        batch_size: examples at a time.
+        track: shows the progress.
+
+    Returns:
+        (examples, width) float32.
+
+    Raises:
+        UserError: where what comes out is not one vector for each example.
+    """
+    count = len(examples)
+    order = np.arange(count) if lengths is None else np.argsort(np.asarray(lengths), kind="stable")
+    rows_of = [rows.tolist() for rows in np.array_split(order, range(batch_size, count, batch_size))]
+    batches: Iterable[Any] = zip(rows_of, DataLoader(examples, batch_sampler=rows_of, collate_fn=collate), strict=True)
+    if track is not None:
+        batches = track(batches, len(rows_of), "Computing features")
+    device = next(model.parameters()).device
+    features = np.empty((0, 0), dtype=np.float32)
+    with readout.reading(model) as features_of, torch.inference_mode():
+        for rows, batch in batches:
+            found = features_of(model(**model_inputs(batch, device))).float().cpu().numpy()
+            found = found.reshape(len(rows), -1) if found.ndim == 4 else found  # a map of one position
+            if found.ndim != 2 or len(found) != len(rows):
+                raise UserError(
+                    f"The head of a {type(model).__name__} cannot be solved: what it reads of an example is no vector "
+                    f"but of shape {found.shape[1:]}. Train it instead: --strategy full."
+                )
+            if not len(features):
+                features = np.empty((count, found.shape[1]), dtype=np.float32)
+            features[rows] = found
+    return features
+
+
+def model_inputs(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a batch without its labels, on a device."""
+    return {name: value.to(device) for name, value in batch.items() if name != "labels"}
+
+
+def kept_features(
+    compute: Callable[[Sequence[int]], np.ndarray], model_key: str, keys: Sequence[str], cache: Cache | None
+) -> np.ndarray:
+    """Return the features of examples, from the cache where they are in it.
+
+    Args:
+        compute: returns (rows, width) for examples, each of which is another input.
+        model_key: of everything else that the features depend on.
+        keys: of the examples' content, in their order.
+        cache: ``None`` keeps nothing.
+    """
+    different, first, place = np.unique(np.asarray(keys), return_index=True, return_inverse=True)
+
+    def make() -> np.ndarray:
+        return compute([int(row) for row in first])
+
+    entry = content_key(_FORMAT, model_key, *different.tolist())
+    features = make() if cache is None else cache.array(f"features-{entry}", make)
+    return np.asarray(features[place])
+
+
+def model_key(model: Any, without: Sequence[str], *more: str) -> str:
+    """Return a digest of what turns inputs into features.
+
+    Args:
+        model: its parameters and buffers count, and its configuration but for the classes.
+        without: names of parameters that come behind the features.
+        more: whatever else, such as the encoder's key.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    left_out = set(without)
+    for name, tensor in model.state_dict().items():
+        if name not in left_out:
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data if tensor.ndim else b"")
+            digest.update(repr(tensor.item()).encode() if not tensor.ndim else b"")
+    for name, module in model.named_modules():  # some that have no weights make a difference all the same
+        digest.update(f"{name} {type(module).__qualname__}".encode())
+    config = {
+        name: value
+        for name, value in model.config.to_dict().items()
+        if name not in ("id2label", "label2id", "num_labels", "num_classes", "problem_type", "_name_or_path")
+    }
+    told = json.dumps(config, sort_keys=True, default=str)
+    return content_key(digest.digest(), type(model).__name__, told, *more)

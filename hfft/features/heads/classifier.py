@@ -1,0 +1,135 @@
+"""The linear layer that makes the logits, what it sees, and the hidden layer of the head before it, if any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hfft.errors import UserError
+from hfft.layers.heads import head_parameter_names
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "gelu": nn.functional.gelu,
+    "gelu_tanh": lambda values: nn.functional.gelu(values, approximate="tanh"),
+    "silu": nn.functional.silu,
+    "quick_gelu": lambda values: values * torch.sigmoid(1.702 * values),
+}
+"""The activations that are recognised between a hidden layer and the last one."""
+
+
+@dataclass(frozen=True)
+class HiddenLayer:
+    """A fresh dense layer of the head and the name of its activation, a key of :data:`ACTIVATIONS`."""
+
+    name: str
+    dense: nn.Linear
+    activation: str
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The last linear layer of a model.
+
+    Attributes:
+        name: of the layer in the model.
+        layer: an ``nn.Linear``, or an ``nn.Conv2d`` with a kernel of 1 on a map of one position.
+        hidden: the layer of the head before it, or ``None``.
+    """
+
+    name: str
+    layer: nn.Linear | nn.Conv2d
+    hidden: HiddenLayer | None
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether a head for it is solved with an intercept."""
+        return self.layer.bias is not None
+
+
+@torch.no_grad()
+def find_classifier(model: nn.Module, inputs: Mapping[str, Any]) -> Classifier:
+    """Find the layer whose output the logits are, by running ``model`` once on a small batch, in eval mode.
+
+    A layer of the trunk before it (BERT's pooler) is no hidden layer: it was pretrained, and belongs to the features.
+
+    Args:
+        model: that returns ``logits``.
+        inputs: its keyword arguments for a few examples.
+
+    Raises :class:`UserError` where no linear layer of the head makes the logits alone.
+    """
+    seen, logits = _run(model, inputs)
+    in_head = set(head_parameter_names(model))
+    linear = [(name, *seen[name]) for name in seen if f"{name}.weight" in in_head]
+    last = next((entry for entry in reversed(linear) if _same(_positions_of(entry[3], logits), logits)), None)
+    if last is None:
+        raise UserError(
+            f"The logits of {type(model).__name__} are not the output of one linear layer, so its head cannot be "
+            "solved. Train it instead: --strategy full."
+        )
+    name, layer, given, _ = last
+    features = _rows(given)
+    for hidden_name, dense, _, hidden in reversed(linear):
+        if hidden_name == name or not isinstance(dense, nn.Linear):
+            continue
+        for activation, function in ACTIVATIONS.items():
+            if _same(_rows(function(hidden)), features):
+                return Classifier(name, layer, HiddenLayer(hidden_name, dense, activation))
+    return Classifier(name, layer, None)
+
+
+def _run(
+    model: nn.Module, inputs: Mapping[str, Any]
+) -> tuple[dict[str, tuple[nn.Linear | nn.Conv2d, torch.Tensor, torch.Tensor]], torch.Tensor]:
+    """Return layer, input and output of every linear layer by name, in the order of their use, and the logits."""
+    seen: dict[str, tuple[nn.Linear | nn.Conv2d, torch.Tensor, torch.Tensor]] = {}
+    in_head = set(head_parameter_names(model))
+
+    def watch(name: str, layer: nn.Linear | nn.Conv2d) -> Any:
+        def note(module: nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor) -> None:
+            seen[name] = (layer, given[0].clone(), made.clone())
+
+        return layer.register_forward_hook(note)
+
+    handles = [
+        watch(name, module)
+        for name, module in model.named_modules()
+        if f"{name}.weight" in in_head
+        and (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)))
+    ]
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        logits = model(**inputs).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training
+    return seen, logits
+
+
+def _rows(values: torch.Tensor) -> torch.Tensor:
+    """Drop the positions of a map of one position."""
+    return values.flatten(1) if values.ndim == 4 else values
+
+
+def _positions_of(made: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Of outputs at every token choose, for each example, the one that became the logits."""
+    made = _rows(made)
+    if made.ndim != 3 or made.shape[0] != logits.shape[0] or made.shape[2] != logits.shape[1]:
+        return made
+    nearest = (made - logits[:, None]).abs().sum(dim=2).argmin(dim=1)
+    return made[torch.arange(len(made), device=made.device), nearest]
+
+
+def _same(values: torch.Tensor, others: torch.Tensor) -> bool:
+    return values.shape == others.shape and torch.allclose(values.float(), others.float(), rtol=1e-4, atol=1e-6)

@@ -1,0 +1,52 @@
+"""The result of every solver: a plain linear layer on the features as they came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """One strength of regularisation: its mean held-out loss per example, and the standard error of that mean."""
+
+    strength: float
+    loss: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear layer, logits = features @ weight.T + bias; scaling and centring of the features are folded in.
+
+    Attributes:
+        weight: (classes, dims) float32.
+        bias: (classes,) float32; zeros where the head was solved without an intercept.
+        strength: the penalty that was chosen, on features scaled to a mean squared norm of 1.
+        path: the strengths that were tried, strongest first; empty where one strength was given.
+        out_of_fold: (examples, classes) float32, the outputs at the chosen strength of heads that had not seen the
+            example, for calibration and honest estimates. NaN in rows that were never held out: the only examples of
+            their class. ``None`` where nothing was cross-validated.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    strength: float
+    path: tuple[PathPoint, ...] = ()
+    out_of_fold: torch.Tensor | None = None
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (examples, classes) outputs for (examples, dims) features."""
+        return torch.nn.functional.linear(features.to(self.weight.dtype), self.weight, self.bias)
+
+
+def choose_strength(path: list[PathPoint]) -> int:
+    """Return the index of the strongest penalty whose loss is within one standard error of the least.
+
+    The one-standard-error rule of Breiman et al. (1984). Beside the least loss it gave an accuracy as good or better in
+    eight of nine low-data cells (TREC-6, 8 per class, 5 draws: 55.4 % against 53.9 %; hymenoptera, all: 90.8 % against
+    91.5 %), at a log loss that is a little higher in most.
+    """
+    best = min(path, key=lambda point: point.loss)
+    return next(i for i, point in enumerate(path) if point.loss <= best.loss + best.standard_error)

@@ -1,0 +1,107 @@
+"""What a solver is given, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hfft.errors import UserError
+from hfft.features.heads.basis import Basis
+
+STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(2, -9, -1))
+"""From 10 to 0.0001 in half decades, strongest first."""
+
+DEFAULT_STRENGTH = 0.1
+"""Where nothing can be held out: one example per class."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Features and targets of one head.
+
+    Attributes:
+        basis: of the features.
+        targets: (examples, outputs) float32: of 0 and 1, or numbers.
+        categorical: whether the targets are classes, not numbers.
+        single_label: whether each example has just one class.
+        strata: (examples,) what folds are stratified by.
+        groups: (examples,) what each example belongs to, or ``None``.
+        strength: of the penalty, ``None`` where it is to be chosen.
+        folds, seed: of the cross-validation.
+        intercept: whether the layer has a bias.
+    """
+
+    basis: Basis
+    targets: torch.Tensor
+    categorical: bool
+    single_label: bool
+    strata: np.ndarray
+    groups: np.ndarray | None
+    strength: float | None
+    folds: int
+    seed: int
+    intercept: bool
+
+
+def state_problem(
+    features: np.ndarray | torch.Tensor,
+    targets: np.ndarray | torch.Tensor,
+    *,
+    classes: int | None,
+    strength: float | None,
+    folds: int,
+    groups: np.ndarray | None,
+    seed: int,
+    intercept: bool,
+) -> Problem:
+    """Check the arguments of :func:`solve_head` and decompose the features; raises :class:`UserError`."""
+    features, targets = torch.as_tensor(features).detach(), torch.as_tensor(targets).detach()
+    if features.ndim != 2 or not len(features):
+        raise UserError(f"A head is solved on features of shape (examples, dims), not {tuple(features.shape)}.")
+    if len(targets) != len(features) or (groups is not None and len(groups) != len(features)):
+        raise UserError(f"There are {len(features)} rows of features, and not as many targets or groups.")
+    for what, values in (("features", features), ("targets", targets)):
+        rows = torch.isfinite(values.reshape(len(values), -1)).all(dim=1)
+        if not rows.all():
+            first = int((~rows).nonzero()[0])
+            raise UserError(
+                f"The {what} of {int((~rows).sum())} examples are not finite, the first is number {first}; "
+                "a head cannot be solved on them. Half precision may have overflowed: --precision fp32."
+            )
+    if strength is not None and not strength > 0:
+        raise UserError(f"The strength of a head's penalty is {strength}; it has to be above 0.")
+    columns, single_label, strata = _columns(targets, classes)
+    return Problem(
+        Basis.of(features, intercept=intercept),
+        columns.to(features.device),
+        not targets.is_floating_point() or targets.ndim == 2,
+        single_label,
+        strata,
+        None if groups is None else np.asarray(groups),
+        strength,
+        folds,
+        seed,
+        intercept,
+    )
+
+
+def _columns(targets: torch.Tensor, classes: int | None) -> tuple[torch.Tensor, bool, np.ndarray]:
+    """Return the targets as (examples, outputs), whether they are one class each, and their strata."""
+    if targets.ndim == 1 and targets.is_floating_point():
+        return targets[:, None].float(), False, np.zeros(len(targets), dtype=np.int64)
+    if targets.ndim == 1:
+        count = int(targets.max()) + 1 if classes is None else classes
+        if int(targets.min()) < 0 or int(targets.max()) >= count:
+            raise UserError(
+                f"Class indices run from {int(targets.min())} to {int(targets.max())}; 0 to {count - 1} fit."
+            )
+        return torch.nn.functional.one_hot(targets.long(), count).float(), True, targets.cpu().numpy()
+    columns = targets.float()
+    if columns.ndim != 2 or not ((columns == 0) | (columns == 1)).all():
+        raise UserError("Targets are (examples,) classes or numbers, or (examples, classes) of 0 and 1.")
+    # several classes an example: it belongs to the rarest, or to none
+    frequency = torch.where(columns > 0, columns.sum(dim=0), torch.inf)
+    strata = torch.where(columns.any(dim=1), frequency.argmin(dim=1), columns.shape[1])
+    return columns, False, strata.cpu().numpy()

@@ -1,0 +1,215 @@
+"""What training starts from: how the head reads the trunk, and a head that is solved where the strategy wants one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hfft.caching import Cache, content_key
+from hfft.data.labelled import LabelledData
+from hfft.data.prepared import Track, encoded
+from hfft.data.split_names import GROUP, LABEL
+from hfft.data.splits import draw_stratified
+from hfft.errors import UserError, listed, nearest
+from hfft.features.extraction import compute_features, kept_features, model_inputs, model_key
+from hfft.features.heads import LinearHead, solve_head
+from hfft.features.readout import Readout
+from hfft.strategies import Strategy
+from hfft.targets import Target
+from hfft.task import StagedEncoder, Task
+
+MODEL = "model"
+"""The architecture's own way from the trunk to the head."""
+
+AUTO = "auto"
+
+_COMPARED = 1000  # examples that decide between poolings: where they do not tell them apart it does not matter
+
+
+@dataclass(frozen=True)
+class Start:
+    """What training starts from.
+
+    Attributes:
+        pooling: how the head reads the trunk.
+        head: the solution that the head was given, or ``None`` where it was left as it was drawn.
+        notes: a sentence each.
+    """
+
+    pooling: str
+    head: LinearHead | None
+    notes: list[str]
+
+
+class Features:
+    """The features of one split under a model, kept from run to run.
+
+    Args:
+        task: encodes and collates.
+        model: on the device to compute on.
+        processor: of the model.
+        split: raw examples; their labels are not read.
+        cache: where features are kept, or ``None``.
+        batch_size: examples at a time.
+        track: shows the progress.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: Any,
+        processor: Any,
+        split: Any,
+        cache: Cache | None,
+        batch_size: int = 64,
+        track: Track | None = None,
+    ) -> None:
+        self._task, self._model, self._cache = task, model, cache
+        self._batch_size, self._track = batch_size, track
+        self._encoder = task.encoder(processor, training=False)
+        self._collate = task.collator(processor)
+        self._split = split.remove_columns([name for name in split.column_names if name == "label"])
+
+    def readout(self) -> Readout:
+        """Find where the features of the model are read."""
+        first = encoded(self._split.select(range(min(2, len(self._split)))), self._encoder, cache=None, seed=0)
+        device = next(self._model.parameters()).device
+        return Readout.of(self._model, model_inputs(self._collate([first[row] for row in range(len(first))]), device))
+
+    def read(self, readout: Readout, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """Return (examples, width) float32, of some rows or of all."""
+        split = self._split if rows is None else self._split.select(rows)
+        keys = self._content(split)
+
+        def compute(chosen: Sequence[int]) -> np.ndarray:
+            # what is read once is not worth keeping: the features are
+            examples = encoded(split.select(chosen), self._encoder, cache=None, seed=0, track=None)
+            return compute_features(
+                self._model,
+                readout,
+                examples,
+                self._collate,
+                lengths=getattr(examples, "lengths", None),
+                batch_size=self._batch_size,
+                track=self._track,
+            )
+
+        if keys is None:
+            return compute(range(len(split)))
+        assert isinstance(self._encoder, StagedEncoder)
+        key = model_key(self._model, readout.behind, str(self._encoder.key), readout.path)
+        return kept_features(compute, key, keys, self._cache)
+
+    def _content(self, split: Any) -> list[str] | None:
+        """Return a digest of each example, or ``None`` where the encoder cannot tell what it depends on."""
+        if not isinstance(self._encoder, StagedEncoder) or self._encoder.key is None or self._cache is None:
+            return None
+        return [content_key(self._encoder.content(example)) for example in split]
+
+
+def choose_pooling(
+    task: Task, model: Any, wanted: str, features: Callable[[], Features], target: Target, labels: np.ndarray, seed: int
+) -> tuple[str, list[str]]:
+    """Let the head read the trunk as asked, in place; ``auto`` takes what a solved head reads best.
+
+    Returns:
+        the pooling, and what to tell of it.
+
+    Raises:
+        UserError: for a pooling that the model does not have.
+    """
+    known = task.poolings(model)
+    if wanted != AUTO and wanted not in known:
+        raise UserError(
+            f"--pooling: a {type(model).__name__} reads its trunk as {listed(known)}, not as '{wanted}'."
+            f"{nearest(wanted, (AUTO, *known))}"
+        )
+    if wanted != AUTO or len(known) == 1:
+        if wanted not in (AUTO, MODEL):
+            task.pool(model, wanted)
+        return (known[0] if wanted == AUTO else wanted), []
+    rows = np.arange(len(labels))
+    if len(labels) > _COMPARED:
+        rows = draw_stratified(target.strata(labels), _COMPARED / len(labels), seed)
+    losses: dict[str, float] = {}
+    for pooling in known:
+        undo = (lambda: None) if pooling == MODEL else task.pool(model, pooling)
+        read = features()
+        head = solve_head(read.read(read.readout(), rows), labels[rows], solver=target.head_solver, seed=seed)
+        losses[pooling] = min((point.loss for point in head.path), default=np.inf)
+        undo()
+    best = min(known, key=lambda pooling: losses[pooling])
+    if best != MODEL:
+        task.pool(model, best)
+    told = ", ".join(f"{pooling} {loss:.3f}" for pooling, loss in losses.items())
+    return best, [f"pooling {best}: cross-validated loss of a head on {len(rows)} training examples: {told}."]
+
+
+def start_from(
+    task: Task,
+    model: Any,
+    processor: Any,
+    data: LabelledData,
+    strategy: Strategy,
+    *,
+    pooling: str = AUTO,
+    solver: str = AUTO,
+    seed: int = 0,
+    cache: Cache | None = None,
+    batch_size: int = 64,
+    device: torch.device | None = None,
+    track: Track | None = None,
+) -> Start:
+    """Prepare a model for training, in place: how its head reads the trunk, and the head where it is to be solved.
+
+    Only training examples are looked at.
+
+    Raises:
+        UserError: for a pooling or solver that does not fit, and a head that cannot be solved.
+    """
+    train = data.splits["train"]
+    labels = np.asarray(data.target.for_model(train[LABEL]))
+    groups = (
+        np.unique(np.asarray(train[GROUP], dtype=str), return_inverse=True)[1] if GROUP in train.column_names else None
+    )
+
+    def features() -> Features:
+        return Features(task, model, processor, train, cache, batch_size, track)
+
+    home = next(model.parameters()).device
+    model.to(device)
+    try:
+        if not strategy.solved_head:
+            chosen, notes = choose_pooling(
+                task, model, MODEL if pooling == AUTO else pooling, features, data.target, labels, seed
+            )
+            return Start(chosen, None, notes)
+        chosen, notes = choose_pooling(task, model, pooling, features, data.target, labels, seed)
+        source = features()
+        readout = source.readout()
+
+        def solve(values: torch.Tensor) -> LinearHead:
+            return solve_head(
+                values,
+                labels,
+                classes=len(data.target.output_names),
+                solver=data.target.head_solver if solver == AUTO else solver,
+                groups=groups,
+                seed=seed,
+                intercept=readout.classifier.has_bias,
+            )
+
+        head = readout.install(solve, torch.from_numpy(source.read(readout)))
+    finally:
+        model.to(home)
+    return Start(chosen, head, [*notes, _told(head)])
+
+
+def _told(head: LinearHead) -> str:
+    loss = min((point.loss for point in head.path if point.strength == head.strength), default=None)
+    held_out = "" if loss is None else f", cross-validated loss {loss:.3f}"
+    return f"head solved on {head.weight.shape[1]} features, penalty {head.strength:.2g}{held_out}."

@@ -1,0 +1,23 @@
+"""Random numbers that depend on a seed alone, whichever thread or process draws them."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import torch
+
+_LOCK = threading.Lock()  # torch has one CPU generator for all threads
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let torch draw from ``seed`` on the CPU, and afterwards what it would have drawn without this block."""
+    with _LOCK:
+        state = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(state)

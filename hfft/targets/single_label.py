@@ -1,0 +1,140 @@
+"""One class for each example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from hfft.errors import UserError
+from hfft.evaluation.baseline import class_frequencies
+from hfft.evaluation.intervals import WEIGHTED_METRICS
+from hfft.evaluation.metric_set import MetricSet
+from hfft.evaluation.metrics import METRICS, softmax
+from hfft.targets.cells import LabelColumn, class_indices, class_list, class_texts
+from hfft.targets.target import Target
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_METRICS = MetricSet(METRICS, WEIGHTED_METRICS)
+
+
+@dataclass(frozen=True)
+class SingleLabel(Target):
+    """One of several classes. Labels are class indices, (rows,); outputs are probabilities, (rows, classes)."""
+
+    output_names: list[str]
+
+    problem_type: ClassVar[str] = "single_label_classification"
+    baseline_name: ClassVar[str] = "majority class"
+    baseline_sentence: ClassVar[str] = "always answering with the most frequent class"
+    data_heading: ClassVar[str] = "class"  # type: ignore[misc]
+
+    @classmethod
+    def fits(cls, column: LabelColumn, delimiter: str | None) -> bool:
+        """What is nothing else is a class."""
+        return delimiter is None
+
+    @classmethod
+    def freeze(cls, column: LabelColumn, delimiter: str | None) -> Self:
+        """Take the classes that occur, numbers in their order before words in theirs."""
+        if delimiter is not None:
+            raise UserError("--label_delimiter belongs to multi_label_classification: one class needs none.")
+        absent = set(cls.missing(column))
+        values = [value for row, value in enumerate(column.values) if row not in absent]
+        if not values:
+            column.require_none_missing(sorted(absent))
+        return cls(class_list(column, class_texts(column, values, column.feature), column.feature))
+
+    @classmethod
+    def from_config(cls, config: PretrainedConfig) -> Self:
+        """Take the names of the configuration."""
+        return cls([str(config.id2label[index]) for index in range(config.num_labels)])
+
+    @classmethod
+    def missing(cls, column: LabelColumn, delimiter: str | None = None) -> list[int]:
+        """Return the rows without a label; a ClassLabel says it with a negative number."""
+        from datasets import ClassLabel
+
+        missing = super().missing(column)
+        if isinstance(column.feature, ClassLabel):
+            missing += [row for row, value in enumerate(column.values) if value is not None and value < 0]
+        return missing
+
+    def encode(self, column: LabelColumn) -> list[int]:
+        """Return the class index of every row."""
+        column.require_none_missing(self.missing(column))
+        return class_indices(column, class_texts(column, column.values, column.feature), self.output_names)
+
+    @property
+    def feature(self) -> Any:
+        """A whole number."""
+        from datasets import Value
+
+        return Value("int64")
+
+    def array(self, labels: Any) -> np.ndarray:
+        """Return (rows,) class indices."""
+        return np.asarray(labels)
+
+    def shown(self, label: Any) -> str:
+        """Return the class."""
+        return self.output_names[label]
+
+    @property
+    def fewest_rows(self) -> int:  # type: ignore[override]
+        """Two of each class."""
+        return 2 * len(self.output_names)
+
+    def strata(self, labels: np.ndarray) -> np.ndarray:
+        """Return the classes."""
+        return labels
+
+    def lost(self, labels: np.ndarray) -> list[str]:
+        """Return the classes without an example."""
+        present = set(labels.tolist())
+        return [name for index, name in enumerate(self.output_names) if index not in present]
+
+    def counts(self, labels: np.ndarray) -> dict[str, float]:
+        """Return class -> number of examples."""
+        counted = np.bincount(labels, minlength=len(self.output_names))
+        return dict(zip(self.output_names, counted.tolist(), strict=True))
+
+    def outputs(self, logits: np.ndarray) -> np.ndarray:
+        """Return probabilities (rows, classes)."""
+        return softmax(logits)
+
+    @property
+    def metrics(self) -> MetricSet:
+        """Accuracy first."""
+        return _METRICS
+
+    def baseline(self, train_labels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Answer with the class frequencies."""
+        answers = class_frequencies(train_labels, len(self.output_names), len(labels))
+        return self.metrics.compute(labels, answers)
+
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return one example of each class, and the right answer."""
+        return np.arange(len(self.output_names)), np.eye(len(self.output_names))
+
+    def decide(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the most probable class of each row, (rows,)."""
+        return outputs.argmax(axis=1)
+
+    def describe(self) -> str:
+        """Return how many classes there are."""
+        return f"{len(self.output_names)} classes"
+
+    def label_values(self, labels: np.ndarray) -> list[str]:
+        """Return the names."""
+        return [self.output_names[index] for index in labels]
+
+    def prediction_columns(self, outputs: np.ndarray) -> dict[str, Any]:
+        """Return ``predicted`` and ``probability_<class>``."""
+        columns: dict[str, Any] = {"predicted": self.label_values(self.decide(outputs))}
+        for index, name in enumerate(self.output_names):
+            columns[f"probability_{name}"] = outputs[:, index].astype(np.float64)
+        return columns

@@ -1,0 +1,212 @@
+"""Target: what is predicted of an example. All that depends on it is asked here, and nowhere branched on.
+
+Labels have three forms. The *column* form stands in the splits (a class index, a list of them, a number). The *model*
+form is what the loss is computed from. The *array* form is what metrics get. The model's logits become *outputs*
+(probabilities, or numbers in the user's unit), and outputs become predictions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from hfft.errors import UserError, listed
+from hfft.evaluation.metric_set import MetricSet
+from hfft.targets.cells import LabelColumn, is_missing
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+Predict = Callable[[], tuple[np.ndarray, np.ndarray]]
+"""Gives array labels and outputs of the validation split."""
+
+
+class Target(ABC):
+    """What is predicted of each example; a value, never changed."""
+
+    problem_type: ClassVar[str]
+    """The name in a transformers configuration, by which the loss and ``pipeline()`` go too."""
+
+    baseline_name: ClassVar[str]
+    """Heading of the baseline's column."""
+
+    baseline_sentence: ClassVar[str]
+    """What the baseline does, as the subject of a sentence."""
+
+    head_solver: ClassVar[str] = "logistic"
+    """How a linear head is solved for such labels: a name of :data:`hfft.features.heads.solvers.SOLVERS`."""
+
+    output_names: list[str]
+    """What each logit stands for: the classes, or the one number."""
+
+    # labels
+
+    @classmethod
+    @abstractmethod
+    def fits(cls, column: LabelColumn, delimiter: str | None) -> bool:
+        """Say whether such a column means this target where nobody said what it means."""
+
+    @classmethod
+    @abstractmethod
+    def freeze(cls, column: LabelColumn, delimiter: str | None) -> Self:
+        """Make the target of a training split; raises :class:`UserError` where there is nothing to learn."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: PretrainedConfig) -> Self:
+        """Make the target that a fine-tuned model answers with."""
+
+    @classmethod
+    def missing(cls, column: LabelColumn, delimiter: str | None = None) -> list[int]:
+        """Return the rows without a label."""
+        return [row for row, value in enumerate(column.values) if is_missing(value)]
+
+    @abstractmethod
+    def encode(self, column: LabelColumn) -> list[Any]:
+        """Return the column form of every row; raises :class:`UserError` for missing and unknown labels."""
+
+    @property
+    @abstractmethod
+    def feature(self) -> Any:
+        """The type of the column form in the ``datasets`` library."""
+
+    @abstractmethod
+    def array(self, labels: Any) -> np.ndarray:
+        """Return the array form of labels in column form, a row each."""
+
+    def for_model(self, labels: list[Any]) -> list[Any]:
+        """Return the model form of labels in column form."""
+        return labels
+
+    def from_model(self, labels: np.ndarray) -> np.ndarray:
+        """Return the array form of labels in model form."""
+        return labels
+
+    @abstractmethod
+    def shown(self, label: Any) -> str:
+        """Return a label in column form for people."""
+
+    def reading(self, delimiter: str | None) -> Target:
+        """Return the same target, which reads labels that are divided by ``delimiter``."""
+        if delimiter is not None:
+            raise UserError(f"--label_delimiter has no place in {self.problem_type.replace('_', ' ')}.")
+        return self
+
+    # splits
+
+    fewest_rows: int
+    """Rows below which no split can be drawn."""
+
+    @abstractmethod
+    def strata(self, labels: np.ndarray) -> np.ndarray:
+        """Return (rows,) int: the stratum of each label in array form."""
+
+    def draw(self, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+        """Choose about ``share`` of the rows so that the labels are spread alike; returns sorted row indices."""
+        from hfft.data.splits import draw_stratified  # hfft.data reads labels with this module
+
+        return draw_stratified(self.strata(labels), share, seed)
+
+    def lost(self, labels: np.ndarray) -> list[str]:
+        """Return the classes that none of the labels in array form names."""
+        return []
+
+    @abstractmethod
+    def counts(self, labels: np.ndarray) -> dict[str, float]:
+        """Return what is told of a split's labels, in array form: how often each class occurs."""
+
+    # the model
+
+    def config_options(self) -> dict[str, Any]:
+        """Return what a model's configuration says of its outputs."""
+        names = self.output_names
+        return {
+            "num_labels": len(names),
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: index for index, name in enumerate(names)},
+        }
+
+    def difference(self, problem_type: str | None, output_names: list[str]) -> str | None:
+        """Return how this differs from what a checkpoint was trained on, as a clause, or ``None``."""
+        if problem_type not in (None, self.problem_type):
+            return f"the problem type was {problem_type}, now {self.problem_type}"
+        if output_names != self.output_names:
+            return f"the classes were {listed(output_names)}, now {listed(self.output_names)}"
+        return None
+
+    def matches(self, config: PretrainedConfig) -> bool:
+        """Say whether a checkpoint was trained on just this, so that its head can be kept."""
+        trained = [config.id2label[index] for index in sorted(config.id2label or {})]
+        return self.difference(config.problem_type, trained) is None
+
+    def start(self, model: PreTrainedModel, labels: np.ndarray, config: PretrainedConfig) -> tuple[Self, str | None]:
+        """Make a freshly loaded model ready for training.
+
+        Args:
+            model: what was loaded.
+            labels: of the training split, in array form.
+            config: the checkpoint's own, as it was on disk.
+
+        Returns:
+            the target in the units of training, and what is to be known of it, as a sentence.
+        """
+        return self, None
+
+    def finish(self, model: PreTrainedModel, predict: Predict | None) -> tuple[Self, str | None]:
+        """Settle what the trained model still lacks, in its weights and configuration.
+
+        Args:
+            model: the trained model, of which every rank has its own.
+            predict: gives labels and outputs of the validation split; ``None`` where there is none.
+
+        Returns:
+            the target of the finished model, and what was settled, as a sentence.
+        """
+        return self, None
+
+    @abstractmethod
+    def outputs(self, logits: np.ndarray) -> np.ndarray:
+        """Return what the logits (rows, outputs) mean."""
+
+    # evaluation
+
+    @property
+    @abstractmethod
+    def metrics(self) -> MetricSet:
+        """The metrics, the headline first."""
+
+    @abstractmethod
+    def baseline(self, train_labels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Return the metrics of an answer that looks at no input, from labels in array form."""
+
+    @abstractmethod
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return a few labels in array form and outputs, to try metrics out on."""
+
+    @abstractmethod
+    def decide(self, outputs: np.ndarray) -> np.ndarray:
+        """Return what is predicted, in the form that metrics of other libraries expect."""
+
+    # people
+
+    data_heading: str
+    """Heading of the rows of :meth:`counts`."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return what is predicted in a few words: ``3 classes``."""
+
+    @abstractmethod
+    def label_values(self, labels: np.ndarray) -> list[Any]:
+        """Return labels in array form as they stand in a table of predictions."""
+
+    @abstractmethod
+    def prediction_columns(self, outputs: np.ndarray) -> dict[str, Any]:
+        """Return ``predicted`` and what else a table of predictions holds."""
+
+    def usage(self, call: str) -> str:
+        """Return Python lines that ask a ``pipeline``, from the task's own ``classify("a text")``."""
+        return call
