@@ -24,9 +24,9 @@ from hfft.caching import Cache
 from hfft.callbacks.early_stopping import EarlyStopping
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 from hfft.errors import UserError
-from hfft.features.in_training import recorded_prefix
-from hfft.features.prefix import FrozenPrefix
-from hfft.features.rows import ROWS, NumberedCollator, NumberedRows
+from hfft.features.in_training import PrefixInTraining
+from hfft.features.rows import ROWS, NumberedCollator, NumberedRows, Views
+from hfft.features.stages import Run
 from hfft.freezing import put_frozen_in_eval_mode, select_parameters
 from hfft.layers import LayerStack
 from hfft.objectives import OBJECTIVES, Objective, mean_squared_error
@@ -49,6 +49,7 @@ class FineTuningTrainer(Trainer):
     """
 
     args: FineTuningArguments
+    data_collator: Any
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
 
     def __init__(
@@ -88,8 +89,8 @@ class FineTuningTrainer(Trainer):
             self.add_callback(EarlyStopping(args.early_stopping_patience, unfreezing=self.unfreezing))
         self._rates: dict[str, float] = {}  # of each layer in the last step
         self._cache = cache if args.cache_activations else None
+        self._prefix: PrefixInTraining | None = None
         self._encoded: Any = None  # the training data as they are loaded
-        self._prefix: FrozenPrefix | None = None
 
     @property
     def unfreezing(self) -> GradualUnfreezing | None:
@@ -127,11 +128,12 @@ class FineTuningTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss as the Trainer does, from kept activations while the lower layers are frozen."""
         rows = inputs.pop(ROWS, None)
-        if rows is None or self._cache is None:
+        if rows is None or self._cache is None or not (self.is_in_train and self._encoded is not None):
             return super().compute_loss(model, inputs, *args, **kwargs)
         if self._prefix is None:
-            self._prefix = recorded_prefix(self, self._cache, self._encoded, self._steps_per_epoch)
-        with self._prefix.starting_point(self.state.global_step, rows, inputs):
+            run = Run(self.state.max_steps, self._steps_per_epoch, self._encoded.views)
+            self._prefix = PrefixInTraining(self, self._cache, self._encoded, run)
+        with self._prefix.starting_point(rows, inputs):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -150,12 +152,13 @@ class FineTuningTrainer(Trainer):
             shuffle=strategy != "sequential",
             drop_last=self.args.dataloader_drop_last,
             further_views=getattr(data, "further_views", False),
+            views=self.args.cached_views if getattr(data, "further_views", False) else None,
         )
         if isinstance(data, datasets.Dataset):
             data = self._remove_unused_columns(data, description="training")
-        collate: Any = self.data_collator
+        collate = self.data_collator
         if self._cache is not None:
-            self._encoded, self._steps_per_epoch = data, sampler.steps_per_epoch
+            self._encoded, self._steps_per_epoch = Views(data, sampler.views or 1), sampler.steps_per_epoch
             data, collate = NumberedRows(data), NumberedCollator(collate)
         loader = DataLoader(
             data,
@@ -172,6 +175,16 @@ class FineTuningTrainer(Trainer):
             ),
         )
         return self.accelerator.prepare(loader)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Return the Trainer's, in training with the rows that each batch holds."""
+        if self._cache is None or not self.is_in_train or eval_dataset is not self.eval_dataset:
+            return super().get_eval_dataloader(eval_dataset)
+        collate, self.data_collator = self.data_collator, NumberedCollator(self.data_collator)
+        try:
+            return super().get_eval_dataloader(NumberedRows(eval_dataset))
+        finally:
+            self.data_collator = collate
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> torch.utils.data.Sampler | None:
         """Return the examples in their own order also where training groups them by length."""

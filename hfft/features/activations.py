@@ -21,7 +21,7 @@ from torch import nn
 from hfft.caching import Arrays, Cache, content_key
 from hfft.features.cuts import Cut, Inputs
 from hfft.features.recording import joined, outputs_at, rows_of
-from hfft.features.rows import fetch
+from hfft.features.rows import TARGETS, fetch
 from hfft.ragged import RaggedWriter
 
 Collate = Callable[[list[Any]], Inputs]
@@ -29,7 +29,6 @@ Collate = Callable[[list[Any]], Inputs]
 
 _STRETCH = 1024  # examples of an entry
 _STRETCH_BYTES = 64e6  # of encoded inputs, which are held in memory while they are recorded
-_TARGETS = frozenset({"labels", "label", "label_ids"})
 
 
 class Activations:
@@ -207,7 +206,7 @@ class _Entry:
 
 def without_targets(batch: Any) -> dict[str, Any]:
     """Return the model inputs of an example or a batch."""
-    return {name: value for name, value in batch.items() if name not in _TARGETS}
+    return {name: value for name, value in batch.items() if name not in TARGETS}
 
 
 def _arrays(example: Any) -> dict[str, np.ndarray]:

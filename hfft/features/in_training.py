@@ -10,29 +10,64 @@ from typing import Any
 from hfft.caching import Cache
 from hfft.errors import UserError
 from hfft.features.activations import without_targets
+from hfft.features.cuts import Inputs
 from hfft.features.prefix import FrozenPrefix
+from hfft.features.stages import Run
 from hfft.layers import LayerStack
 
 logger = logging.getLogger(__name__)
 
+TRAIN, VALIDATION = "training", "validation"
 
-def recorded_prefix(trainer: Any, cache: Cache, data: Any, steps_per_epoch: int) -> FrozenPrefix:
-    """Return the frozen prefix of a training whose first step is due, its activations recorded.
+
+class PrefixInTraining:
+    """The frozen prefix of one training, found at its first step.
 
     Args:
         trainer: a ``FineTuningTrainer``, in the course of ``train()``.
         cache: where activations are kept.
-        data: its training examples, encoded.
-        steps_per_epoch: optimizer steps.
+        data: its training examples as they are loaded.
+        run: how long it trains.
     """
+
+    def __init__(self, trainer: Any, cache: Cache, data: Any, run: Run) -> None:
+        self._trainer, self._cache = trainer, cache
+        self._splits = {TRAIN: data, VALIDATION: trainer.eval_dataset}
+        self._prefix = _prefix(trainer)
+        if self._prefix is not None:
+            accelerator = trainer.accelerator
+            precision = f"{accelerator.mixed_precision} {trainer.args.device.type}"
+            self._prefix.find_cuts(cache, data, self._collate, run, precision)
+            trainer.set_modes()
+
+    def starting_point(self, rows: list[int], inputs: Any) -> AbstractContextManager[None]:
+        """Return the context for the forward pass over rows of the training or the validation split."""
+        if self._prefix is None:
+            return nullcontext()
+        trainer, step = self._trainer, self._trainer.state.global_step
+        training = trainer.model.training
+        name = TRAIN if training else VALIDATION
+        if not self._prefix.has(name):
+            share = trainer.args.process_index, trainer.args.world_size
+            batch_size = trainer.args.per_device_eval_batch_size
+            self._prefix.record(name, self._cache, self._splits[name], self._collate, batch_size, step, share)
+            trainer.set_modes(training)
+        return self._prefix.starting_point(name, step, rows, inputs)
+
+    def _collate(self, examples: list[Any]) -> Inputs:
+        inputs: Inputs = self._trainer._prepare_inputs(without_targets(self._trainer.data_collator(examples)))
+        return inputs
+
+
+def _prefix(trainer: Any) -> FrozenPrefix | None:
+    """Return what is frozen when in a training, ``None`` where nothing is, or it has to be computed all the same."""
     args, model, unfreezing, step = trainer.args, trainer.model, trainer.unfreezing, trainer.state.global_step
-    nothing = FrozenPrefix(model, LayerStack([]), (), lambda other_step: nullcontext())
     if all(parameter.requires_grad for parameter in model.parameters()) and unfreezing is None:
-        return nothing
+        return None
     obstacle = _obstacle(trainer)
     if obstacle is not None:
         logger.warning("Frozen layers are computed in each step, because of %s.", obstacle)
-        return nothing
+        return None
     try:
         stack = LayerStack.from_model(model, args.layer_patterns)
     except UserError:  # without an order of its layers a model is trunk and head
@@ -50,20 +85,7 @@ def recorded_prefix(trainer: Any, cache: Cache, data: Any, steps_per_epoch: int)
             trainer.set_modes()
             yield
 
-    prefix = FrozenPrefix(model, stack, starts, frozen_as_at)
-    prefix.record(
-        cache,
-        data,
-        collate=lambda examples: trainer._prepare_inputs(without_targets(trainer.data_collator(examples))),
-        steps=trainer.state.max_steps,
-        steps_per_epoch=steps_per_epoch,
-        batch_size=args.per_device_eval_batch_size,
-        first_step=step,
-        precision=f"{trainer.accelerator.mixed_precision} {args.device.type}",
-        share=(args.process_index, args.world_size),
-    )
-    trainer.set_modes()
-    return prefix
+    return FrozenPrefix(model, stack, starts, frozen_as_at)
 
 
 def _obstacle(trainer: Any) -> str | None:

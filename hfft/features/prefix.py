@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +13,14 @@ import torch
 import transformers
 from torch import nn
 
-from hfft.caching import Cache, content_key
+from hfft.caching import Cache
+from hfft.errors import listed
 from hfft.features.activations import Activations, Collate, length_of
 from hfft.features.cuts import CannotCutError, Cut, Inputs, device_of, find_cuts
+from hfft.features.extraction import model_key
 from hfft.features.recording import joined, outputs_at, rows_of
 from hfft.features.rows import fetch
-from hfft.features.stages import stages_of, worth_recording
+from hfft.features.stages import Run, stages_of, worth_recording
 from hfft.features.stubs import proven, starting_from
 from hfft.layers import LayerStack
 
@@ -29,7 +30,6 @@ _TRIALS = 3  # of the highest possible cuts
 _SAMPLE = 64  # texts that are looked at for their lengths
 _TOLERANCE = 1e-4  # of outputs in float32 on a CPU, as a share of the largest; batches differ in how they are rounded
 _LOOSE = 3e-2  # of the shorter formats, which are the rule on accelerators
-_OF_THE_HEAD = ("id2label", "label2id", "num_labels", "problem_type", "_name_or_path", "architectures", "num_classes")
 
 
 class FrozenPrefix:
@@ -51,90 +51,99 @@ class FrozenPrefix:
     ) -> None:
         self._model, self._stack, self._starts, self._frozen_as_at = model, stack, tuple(starts), frozen_as_at
         self._cuts: dict[int, tuple[str, Cut]] = {}  # frozen groups -> key and cut
-        self._recorded: dict[str, Activations] = {}
+        self._recorded: dict[str, tuple[Activations, set[str]]] = {}  # with the keys of what is there for each row
 
     def frozen_at(self, step: int) -> int:
         """Return how many layer groups are frozen in a step, counted from the input."""
         trains = [start is not None and start <= step for start in self._starts]
         return trains.index(True) if True in trains else len(trains)
 
-    def record(
-        self,
-        cache: Cache,
-        data: Any,
-        collate: Collate,
-        *,
-        steps: int,
-        steps_per_epoch: float,
-        batch_size: int,
-        first_step: int = 0,
-        precision: str = "",
-        share: tuple[int, int] = (0, 1),
-    ) -> None:
-        """Find out where the model can be cut, and record what pays over the whole run.
+    def find_cuts(self, cache: Cache, data: Any, collate: Collate, run: Run, precision: str = "") -> None:
+        """Find out where the model can be cut, and which cuts pay over the whole run.
 
         Args:
-            cache: where activations are kept.
+            cache: whose budget counts.
             data: the training examples, encoded; the same for the same index each time.
             collate: makes batches of them, on the model's device and without labels.
-            steps: of the run.
-            steps_per_epoch: optimizer steps.
-            batch_size: of the recording pass.
-            first_step: where the run is resumed; what is not needed from there on is not recorded.
-            precision: what else the activations depend on.
-            share: (rank, ranks) of processes that record together.
+            run: how long it trains.
+            precision: what the activations depend on beside model and examples.
         """
-        stages = stages_of(self._starts, steps, steps_per_epoch)
+        stages = stages_of(self._starts, run.steps, run.steps_per_epoch)
         if not stages or len(data) == 0:
             return
-        sample = _sample(data)
         cuts: dict[int, Cut] = {}
-        reasons = []
+        reasons: list[str] = []
         with _undisturbed(self._model):
+            sample = _sample(data)
             for stage in stages:
                 try:
                     with self._frozen_as_at(stage.start):
                         cuts[stage.frozen] = self._cut(sample, collate)
                 except CannotCutError as error:
                     reasons.append(str(error))
-            sizes = {frozen: _bytes(cut, sample) * len(data) for frozen, cut in cuts.items()}
-            chosen = worth_recording(stages, sizes, cache.budget)
-            used = {self._highest(chosen, stage.frozen) for stage in stages if self._lasts(stage.frozen, first_step)}
-            keyed = {frozen: (self._key(frozen, cuts[frozen], precision), cuts[frozen]) for frozen in used - {0}}
-            activations = Activations(cache, data, collate, batch_size, share)
-            try:
-                with self._frozen_as_at(first_step):
-                    complete = activations.record(self._model, dict(keyed[frozen] for frozen in sorted(keyed)))
-            except CannotCutError as error:
-                complete = set()
-                cuts = {}
-                reasons.append(str(error))
         if not cuts:
-            logger.warning(
-                "Training computes the frozen layers of %s in each step: %s.", type(self._model).__name__, reasons[0]
-            )
-        self._cuts = {frozen: (key, cut) for frozen, (key, cut) in keyed.items() if key in complete}
-        self._recorded = {"train": activations}
-        for _, cut in self._cuts.values():
-            logger.info("While what is below it is frozen, steps start from the kept output of %s", cut.path)
+            self._give_up(reasons[0])
+            return
+        sizes = {frozen: _bytes(cut, sample) * len(data) for frozen, cut in cuts.items()}
+        chosen = worth_recording(stages, sizes, cache.room(), run.views)
+        self._cuts = {frozen: (self._key(frozen, cuts[frozen], precision), cuts[frozen]) for frozen in sorted(chosen)}
 
-    def starting_point(self, step: int, rows: Sequence[int], inputs: Inputs) -> AbstractContextManager[None]:
-        """Return the context in which the model's forward pass of a step starts as high up as it can."""
-        frozen = self._highest(self._cuts, self.frozen_at(step))
+    def record(
+        self, name: str, cache: Cache, data: Any, collate: Collate, batch_size: int, step: int, share: tuple[int, int]
+    ) -> None:
+        """Find or record what a split gives at the cuts that are needed from a step on.
+
+        Args:
+            name: of the split.
+            cache: where activations are kept.
+            data: its examples, encoded.
+            collate: as for the training examples.
+            batch_size: of the recording pass.
+            step: the present one.
+            share: (rank, ranks) of processes that record together.
+        """
+        needed = {self._highest(self._cuts, frozen) for frozen in range(self.frozen_at(step) + 1)} - {0}
+        activations = Activations(cache, data, collate, batch_size, share)
+        complete: set[str] = set()
+        if needed:
+            try:
+                with _undisturbed(self._model), self._frozen_as_at(step):
+                    complete = activations.record(self._model, dict(self._cuts[frozen] for frozen in sorted(needed)))
+            except CannotCutError as error:
+                self._give_up(str(error))
+        self._recorded[name] = activations, complete
+        if complete:
+            paths = listed([self._cuts[frozen][1].path for frozen in sorted(needed)], 40)
+            logger.info("Activations of the %s split are kept at %s.", name, paths)
+
+    def has(self, name: str) -> bool:
+        """Say whether :meth:`record` was called for a split."""
+        return name in self._recorded
+
+    def starting_point(self, name: str, step: int, rows: Sequence[int], inputs: Inputs) -> AbstractContextManager[None]:
+        """Return the context in which a forward pass over rows of a split starts as high up as it can."""
+        activations, complete = self._recorded[name]
+        kept = {frozen for frozen, (key, _) in self._cuts.items() if key in complete}
+        frozen = self._highest(kept, self.frozen_at(step))
         if not frozen:
             return nullcontext()
         key, cut = self._cuts[frozen]
-        kept = self._recorded["train"].read(key, rows, inputs)
-        return starting_from(self._model, cut, kept.to(device_of(inputs), non_blocking=True), inputs)
+        tensor = activations.read(key, rows, inputs).to(device_of(inputs), non_blocking=True)
+        return starting_from(self._model, cut, tensor, inputs)
+
+    def _give_up(self, reason: str) -> None:
+        self._cuts = {}
+        logger.warning(
+            "Training computes the frozen layers of %s in each step: %s.", type(self._model).__name__, reason
+        )
 
     def _highest(self, cuts: Any, frozen: int) -> int:
         return max((cut for cut in cuts if cut <= frozen), default=0)
 
-    def _lasts(self, frozen: int, step: int) -> bool:
-        return frozen <= self.frozen_at(step)
-
     def _cut(self, sample: list[Any], collate: Collate) -> Cut:
         """Return the highest cut that a trial proves right; raises :class:`CannotCutError` where none is."""
+        if not hasattr(self._model, "config"):
+            raise CannotCutError("it has no configuration by which its activations could be found again")
         ends = [0, 1], [len(sample) // 2, -2, -1]
         small, large = ([sample[place % len(sample)] for place in places] for places in ends)
         reasons = []
@@ -154,19 +163,12 @@ class FrozenPrefix:
     def _key(self, frozen: int, cut: Cut, precision: str) -> str:
         """Return a key of the weights below a cut and of what the model does with them."""
         model = self._model
-        names = sorted(name for group in self._stack[:frozen] for name in group.parameter_names)
-        below = (cut.path, *(output.path for output in cut.below))
-        buffers = [name for name, _ in model.named_buffers() if name.startswith(tuple(f"{path}." for path in below))]
-        state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        weights = [
-            part
-            for name in (*names, *buffers)
-            for part in (name, str(state[name].dtype), str(tuple(state[name].shape)), _content(state[name]))
-        ]
-        versions = [torch.__version__, transformers.__version__, getattr(sys.modules.get("timm"), "__version__", None)]
-        code = [type(model).__qualname__, _source(model), _settings(model)]
-        shape = [cut.path, str(cut.output), precision]
-        return f"activations-{content_key(*versions, *code, *shape, *weights)}"
+        below = tuple(f"{path}." for path in (cut.path, *(output.path for output in cut.below)))
+        weights = {name for group in self._stack[:frozen] for name in group.parameter_names}
+        buffers = {name for name, _ in model.named_buffers() if name.startswith(below)}
+        others = [name for name in model.state_dict() if name not in weights | buffers]
+        versions = [torch.__version__, transformers.__version__, getattr(sys.modules.get("timm"), "__version__", "")]
+        return f"activations-{model_key(model, others, *versions, _source(model), str(cut.output), precision)}"
 
 
 def _rows(model: nn.Module, cut: Cut, inputs: Inputs) -> list[torch.Tensor]:
@@ -220,25 +222,9 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(buffers[name])
 
 
-def _content(tensor: torch.Tensor) -> bytes:
-    """Return the bytes of a tensor."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
 def _source(model: nn.Module) -> str:
     """Return the code that the model's class stands in: models that come with code of their own have no version."""
     try:
         return inspect.getsource(sys.modules[type(model).__module__])
     except (OSError, TypeError, KeyError):
         return ""
-
-
-def _settings(model: nn.Module) -> str:
-    """Return the configuration, without what is the head's."""
-    config = getattr(model, "config", None)
-    if config is None or not hasattr(config, "to_dict"):
-        plain = (int, float, str, bool, tuple)
-        attributes = [(n, v) for module in model.modules() for n, v in vars(module).items() if isinstance(v, plain)]
-        return repr((model, [pair for pair in attributes if pair[0] != "training"]))
-    settings = {name: value for name, value in config.to_dict().items() if name not in _OF_THE_HEAD}
-    return json.dumps(settings, sort_keys=True, default=str)

@@ -11,6 +11,10 @@ ROWS = "rows_of_data_set"
 """Key of a batch: the indices that the data set was asked for, a list; taken out before the model sees the batch."""
 
 
+TARGETS = frozenset({"labels", "label", "label_ids"})
+"""What of an example is no input of the model."""
+
+
 class NumberedRows(Dataset):
     """A data set whose examples come as (index, example)."""
 
@@ -27,6 +31,22 @@ class NumberedRows(Dataset):
         return list(zip(rows, fetch(self._data, rows), strict=True))
 
 
+class Views(Dataset):
+    """So many views of each example of a data set, all of the first view before those of the second."""
+
+    def __init__(self, data: Any, views: int) -> None:
+        self._data, self.views = data, views
+
+    def __len__(self) -> int:
+        return len(self._data) * self.views
+
+    def __getitem__(self, index: int) -> Any:
+        return self._data[index]
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return fetch(self._data, indices)
+
+
 class NumberedCollator:
     """Joins the examples of :class:`NumberedRows` as ``collate`` would, and notes their indices in the batch."""
 
@@ -36,7 +56,8 @@ class NumberedCollator:
     def __call__(self, numbered: Sequence[tuple[int, Any]]) -> Any:
         """Return the batch."""
         batch = self._collate([example for _, example in numbered])
-        batch[ROWS] = [row for row, _ in numbered]
+        if not TARGETS.isdisjoint(batch):  # without labels there is no loss, and the trainer's does not see the batch
+            batch[ROWS] = [row for row, _ in numbered]
         return batch
 
 

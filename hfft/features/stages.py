@@ -9,6 +9,21 @@ _WRITING = 0.1  # layer groups that writing and reading one more cut costs, by e
 
 
 @dataclass(frozen=True)
+class Run:
+    """How long a training is.
+
+    Attributes:
+        steps: optimizer steps.
+        steps_per_epoch: of them.
+        views: of each example, that are drawn in turns; each is recorded.
+    """
+
+    steps: int
+    steps_per_epoch: float
+    views: int = 1
+
+
+@dataclass(frozen=True)
 class Stage:
     """A stretch of training with the same layers frozen.
 
@@ -41,7 +56,7 @@ def stages_of(starts: Sequence[int | None], steps: int, steps_per_epoch: float) 
     return stages
 
 
-def worth_recording(stages: Sequence[Stage], sizes: Mapping[int, float], budget: float) -> set[int]:
+def worth_recording(stages: Sequence[Stage], sizes: Mapping[int, float], budget: float, views: int = 1) -> set[int]:
     """Return how many frozen groups to cut above, such that most is saved: none where recording would not pay.
 
     One pass records all cuts; it costs a forward pass of the groups below the highest. A stage with more groups frozen
@@ -51,20 +66,21 @@ def worth_recording(stages: Sequence[Stage], sizes: Mapping[int, float], budget:
         stages: of the run.
         sizes: bytes to keep, for each number of frozen groups at which the model can be cut.
         budget: bytes in all.
+        views: passes that record.
     """
     chosen: set[int] = set()
     while True:
         room = budget - sum(sizes[cut] for cut in chosen)
         more = [cut for cut in sizes if cut not in chosen and sizes[cut] <= room]
-        best = max(more, key=lambda cut: (_saved(stages, chosen | {cut}), -cut), default=None)
-        if best is None or _saved(stages, chosen | {best}) <= _saved(stages, chosen):
+        best = max(more, key=lambda cut: (_saved(stages, chosen | {cut}, views), -cut), default=None)
+        if best is None or _saved(stages, chosen | {best}, views) <= _saved(stages, chosen, views):
             return chosen
         chosen.add(best)
 
 
-def _saved(stages: Sequence[Stage], cuts: set[int]) -> float:
+def _saved(stages: Sequence[Stage], cuts: set[int], views: int) -> float:
     """Return the forward passes of one group over the data that are saved."""
     if not cuts:
         return 0.0
     used = (stage.epochs * max((cut for cut in cuts if cut <= stage.frozen), default=0) for stage in stages)
-    return sum(used) - max(cuts) - _WRITING * len(cuts)
+    return sum(used) - views * (max(cuts) + _WRITING * len(cuts))

@@ -113,7 +113,13 @@ class Watched(FineTuningTrainer):
 
 
 def train(
-    model: Any, data: Dataset, out: Path, cache: Cache | None, resume: str | None = None, **options: Any
+    model: Any,
+    data: Any,
+    out: Path,
+    cache: Cache | None,
+    resume: str | None = None,
+    eval_dataset: Any = None,
+    **options: Any,
 ) -> Watched:
     defaults: dict[str, Any] = {
         "num_train_epochs": 5, "per_device_train_batch_size": 5, "learning_rate": 1e-2, "logging_strategy": "steps",
@@ -122,7 +128,7 @@ def train(
     }  # fmt: skip
     args = FineTuningArguments(output_dir=str(out), **{**defaults, **options})
     collator = Padding() if "input_ids" in data.column_names else None
-    trainer = Watched(model, args, train_dataset=data, data_collator=collator, cache=cache)
+    trainer = Watched(model, args, train_dataset=data, eval_dataset=eval_dataset, data_collator=collator, cache=cache)
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -360,3 +366,45 @@ def test_gradients_are_accumulated_as_without_the_cache(tmp_path: Path, cache: C
     options = {**GRADUAL, "gradient_accumulation_steps": 2}
     plain = train(text_model(BERT), texts(), tmp_path, None, **options)
     assert_equal(train(text_model(BERT), texts(), tmp_path, cache, **options), plain)
+
+
+class ChangingPictures:
+    """Pictures of which each epoch draws another view."""
+
+    further_views = True
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(index)
+        return {"pixel_values": torch.randn(3, 32, 32, generator=generator), "labels": torch.tensor(index % ROWS % 3)}
+
+    column_names = ("pixel_values", "labels")
+
+
+@pytest.mark.parametrize("options", [FREEZE, GRADUAL], ids=["freeze", "gradual"])
+def test_epochs_see_the_cached_views_in_turns(options, tmp_path: Path, cache: Cache):
+    options = {**options, "cached_views": 2}
+    plain = train(vit(), ChangingPictures(), tmp_path / "plain", None, **options)
+    cached = train(vit(), ChangingPictures(), tmp_path / "cached", cache, **options)
+    assert_equal(cached, plain)
+    assert steps_with(cached, "layers.0.") == (0 if "freeze" in options else 25 - 16)
+    every = train(vit(), ChangingPictures(), tmp_path / "all", None, **{**options, "cached_views": None})
+    assert every.losses[:10] == plain.losses[:10]
+    assert every.losses[10:] != plain.losses[10:]
+
+
+def test_the_validation_split_starts_there_as_well(tmp_path: Path, cache: Cache, monkeypatch):
+    evaluating = {"eval_strategy": "epoch", "num_train_epochs": 8, **GRADUAL}
+    losses, seen = [], forward_calls(monkeypatch)
+    counts = []
+    for kept in (None, cache):
+        seen.clear()
+        trainer = train(text_model(BERT), texts(), tmp_path, kept, eval_dataset=texts(2 * ROWS), **evaluating)
+        losses.append([entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry])
+        counts.append(sum(seen))
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[-1][-1], abs=1e-6)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert len(set(losses[0])) > 3
+    assert counts[1] < counts[0]
