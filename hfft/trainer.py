@@ -91,6 +91,7 @@ class FineTuningTrainer(Trainer):
         self._cache = cache if args.cache_activations else None
         self._prefix: PrefixInTraining | None = None
         self._encoded: Any = None  # the training data as they are loaded
+        self._steps_per_epoch = 1
 
     @property
     def unfreezing(self) -> GradualUnfreezing | None:
@@ -128,7 +129,7 @@ class FineTuningTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss as the Trainer does, from kept activations while the lower layers are frozen."""
         rows = inputs.pop(ROWS, None)
-        if rows is None or self._cache is None or not (self.is_in_train and self._encoded is not None):
+        if rows is None or self._cache is None or self._encoded is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
         if self._prefix is None:
             run = Run(self.state.max_steps, self._steps_per_epoch, self._encoded.views)
@@ -178,7 +179,8 @@ class FineTuningTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Return the Trainer's, in training with the rows that each batch holds."""
-        if self._cache is None or not self.is_in_train or eval_dataset is not self.eval_dataset:
+        known = self._cache is not None and self.is_in_train and eval_dataset is self.eval_dataset
+        if not known or self.args.remove_unused_columns or isinstance(eval_dataset, dict | str):
             return super().get_eval_dataloader(eval_dataset)
         collate, self.data_collator = self.data_collator, NumberedCollator(self.data_collator)
         try:

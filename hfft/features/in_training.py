@@ -35,8 +35,7 @@ class PrefixInTraining:
         self._splits = {TRAIN: data, VALIDATION: trainer.eval_dataset}
         self._prefix = _prefix(trainer)
         if self._prefix is not None:
-            accelerator = trainer.accelerator
-            precision = f"{accelerator.mixed_precision} {trainer.args.device.type}"
+            precision = f"{trainer.accelerator.mixed_precision} {trainer.args.device.type}"
             self._prefix.find_cuts(cache, data, self._collate, run, precision)
             trainer.set_modes()
 
@@ -61,7 +60,7 @@ class PrefixInTraining:
 
 def _prefix(trainer: Any) -> FrozenPrefix | None:
     """Return what is frozen when in a training, ``None`` where nothing is, or it has to be computed all the same."""
-    args, model, unfreezing, step = trainer.args, trainer.model, trainer.unfreezing, trainer.state.global_step
+    args, model, unfreezing = trainer.args, trainer.model, trainer.unfreezing
     if all(parameter.requires_grad for parameter in model.parameters()) and unfreezing is None:
         return None
     obstacle = _obstacle(trainer)
@@ -79,9 +78,9 @@ def _prefix(trainer: Any) -> FrozenPrefix | None:
         starts = tuple(0 if any_trains else None for any_trains in trains)
 
     @contextmanager
-    def frozen_as_at(other_step: int) -> Iterator[None]:
-        frozen: AbstractContextManager[None] = unfreezing.as_at(other_step, step) if unfreezing else nullcontext()
-        with frozen:
+    def frozen_as_at(step: int) -> Iterator[None]:
+        now = trainer.state.global_step
+        with unfreezing.as_at(step, now) if unfreezing is not None else nullcontext():
             trainer.set_modes()
             yield
 

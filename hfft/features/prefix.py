@@ -132,7 +132,6 @@ class FrozenPrefix:
         return starting_from(self._model, cut, tensor, inputs)
 
     def _give_up(self, reason: str) -> None:
-        self._cuts = {}
         logger.warning(
             "Training computes the frozen layers of %s in each step: %s.", type(self._model).__name__, reason
         )
@@ -219,7 +218,8 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
-                    buffer.copy_(buffers[name])
+                    if name in buffers and buffers[name].shape == buffer.shape:  # some grow with the longest text
+                        buffer.copy_(buffers[name])
 
 
 def _source(model: nn.Module) -> str:
