@@ -158,8 +158,7 @@ GRADUAL = {"strategy": "gradual", "epochs_per_group": 0.8}  # 4 of 25 steps
 FREEZE = {"freeze": "3"}
 
 
-@pytest.mark.parametrize("options", [FREEZE, GRADUAL], ids=["freeze", "gradual"])
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(("kind", "options"), [*((kind, FREEZE) for kind in CONFIGS), ("bert", GRADUAL)])
 def test_texts_train_as_without_the_cache(kind, options, tmp_path: Path, cache: Cache):
     plain = train(text_model(CONFIGS[kind]), texts(), tmp_path / "plain", None, **options)
     cached = train(text_model(CONFIGS[kind]), texts(), tmp_path / "cached", cache, **options)
@@ -181,8 +180,10 @@ def test_pictures_train_as_without_the_cache(options, tmp_path: Path, cache: Cac
     assert steps_with(cached, "layers.1.") == (0 if options is FREEZE else 25 - 12)
 
 
-@pytest.mark.parametrize("options", [FREEZE, {**GRADUAL, "epochs_per_group": 0.6}], ids=["freeze", "gradual"])
-@pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_efficientnet"])
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [("test_resnet", {**GRADUAL, "epochs_per_group": 0.6}), ("test_resnet", FREEZE), ("test_vit", FREEZE)],
+)
 def test_timm_models_train_as_without_the_cache(architecture, options, tmp_path: Path, cache: Cache):
     folder = save_timm_model(tmp_path / "model", architecture)
     plain = train(timm(folder), pictures(), tmp_path / "plain", None, **options)
@@ -332,7 +333,7 @@ def test_gradual_records_all_cuts_in_one_pass(tmp_path: Path, cache: Cache, monk
     assert sum(seen) == again + ROWS
 
 
-@pytest.mark.parametrize("step", [3, 9, 14])
+@pytest.mark.parametrize("step", [9, 14])
 def test_a_resumed_run_goes_on_as_the_uninterrupted_one(step, tmp_path: Path, cache: Cache):
     saving = {**GRADUAL, "save_strategy": "steps", "save_steps": step, "save_total_limit": 10}
     whole = train(text_model(BERT), texts(), tmp_path, cache, **saving)
