@@ -203,6 +203,7 @@ def _make_trainer(
         return measure(data.target.from_model(np.asarray(prediction.label_ids)), data.target.outputs(logits))
 
     require_schedule(args)
+    repeated = args.cached_views is not None and getattr(train, "further_views", False)
     try:
         trainer = FineTuningTrainer(
             model=model,
@@ -213,6 +214,7 @@ def _make_trainer(
             processing_class=processor,
             compute_metrics=compute,
             preprocess_logits_for_metrics=_only_logits,
+            cache=cache if args.augment == "none" or repeated else None,
         )
     except UserError:
         raise

@@ -42,6 +42,7 @@ _RANGES: dict[str, dict[str, Any]] = {
     "num_train_epochs": {"low": 0, "low_included": False},
     "epochs_per_group": {"low": 0, "low_included": False},
     "early_stopping_patience": {"low": 1},
+    "cached_views": {"low": 1},
     "per_device_train_batch_size": {"low": 1},
     "per_device_eval_batch_size": {"low": 1},
     "gradient_accumulation_steps": {"low": 1},
@@ -114,6 +115,21 @@ class FineTuningArguments(TrainingArguments):
         metadata={
             "help": "What never trains: a number of layer groups from the input, names of layer groups (see `hfft "
             "layers`), or regular expressions of parameter names."
+        },
+    )
+    cache_activations: bool = field(
+        default=True,
+        metadata={
+            "help": "Compute what frozen layers give for an example once, and start training steps from it; losses are "
+            "the same up to rounding. Needs training inputs that do not change: augment none, or cached_views."
+        },
+    )
+    cached_views: int | None = field(
+        default=None,
+        metadata={
+            "help": "With random changes to training inputs: how many views of each example are drawn, which the "
+            "epochs then see in turns, so that what frozen layers give for them is computed once (default: a new view "
+            "in each epoch)."
         },
     )
     lr_multipliers: dict[str, Any] | str | None = field(
