@@ -34,6 +34,12 @@ def _caches(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["HF_DATASETS_CACHE"] = str(datasets.config.HF_DATASETS_CACHE)
 
 
+@pytest.fixture(autouse=True)
+def _plain_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``precision auto`` be fp32 on every machine: most tests compare with plain loops, to the last digits."""
+    monkeypatch.setattr("hfft.precision.has_fast_bf16", lambda device_type: False)
+
+
 def write_picture(path: Path, colour: tuple[int, int, int], generator: np.random.Generator, size: int = 24) -> None:
     """Write a noisy picture of one colour."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from hfft.caching import Cache, content_key
 from hfft.data.prepared import Track
 from hfft.errors import UserError
 from hfft.features.readout import Readout
+from hfft.precision import FP32, autocast_on
 
 _FORMAT = 1
 
@@ -33,6 +34,7 @@ def compute_features(
     *,
     lengths: Sequence[int] | np.ndarray | None = None,
     batch_size: int = 64,
+    precision: str = FP32,
     track: Track | None = None,
 ) -> np.ndarray:
     """Run a model once over encoded examples and return its features.
@@ -44,6 +46,7 @@ def compute_features(
         collate: joins encoded examples into a batch.
         lengths: examples of like length share a batch.
         batch_size: examples at a time.
+        precision: number format to compute in.
         track: shows the progress.
 
     Returns:
@@ -59,10 +62,13 @@ def compute_features(
     if track is not None:
         batches = track(batches, len(rows_of), "Computing features")
     device = next(model.parameters()).device
+    autocast = autocast_on(device, precision)
     features = np.empty((0, 0), dtype=np.float32)
     with readout.reading(model) as features_of, torch.inference_mode():
         for rows, batch in batches:
-            found = features_of(model(**model_inputs(batch, device))).float().cpu().numpy()
+            with autocast():
+                found = features_of(model(**model_inputs(batch, device)))
+            found = found.float().cpu().numpy()
             found = found.reshape(len(rows), -1) if found.ndim == 4 else found  # a map of one position
             if found.ndim != 2 or len(found) != len(rows):
                 raise UserError(
