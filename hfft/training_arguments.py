@@ -117,8 +117,8 @@ class FineTuningArguments(TrainingArguments):
     precision: str = field(
         default=AUTO,
         metadata={
-            "help": "Number format: fp32, bf16, fp16 (mixed with fp32), or auto: bf16 where the device has instructions "
-            "for it (GPUs; CPUs with AMX or AVX512-BF16), else fp32."
+            "help": "Number format: fp32, bf16, fp16 (mixed with fp32), or auto: bf16 where the device has "
+            "instructions for it (GPUs; CPUs with AMX or AVX512-BF16), else fp32."
         },
     )
     layer_patterns: list[str] | None = field(
@@ -225,7 +225,8 @@ class FineTuningArguments(TrainingArguments):
             self.dataloader_pin_memory = False
         device_type = "cpu" if self.use_cpu else torch.accelerator.current_accelerator().type  # type: ignore[union-attr]
         self.precision = resolve_precision(self.precision, bf16=self.bf16, fp16=self.fp16, device_type=device_type)
-        self.bf16, self.fp16 = self.precision == BF16, self.precision == FP16
+        self.bf16: bool = self.precision == BF16
+        self.fp16: bool = self.precision == FP16
         schedule = schedule_name(self)
         require_known(schedule)
         own_schedule = schedule in SCHEDULES

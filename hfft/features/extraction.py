@@ -67,8 +67,8 @@ def compute_features(
     with readout.reading(model) as features_of, torch.inference_mode():
         for rows, batch in batches:
             with autocast():
-                found = features_of(model(**model_inputs(batch, device)))
-            found = found.float().cpu().numpy()
+                output = model(**model_inputs(batch, device))
+            found = features_of(output).float().cpu().numpy()
             found = found.reshape(len(rows), -1) if found.ndim == 4 else found  # a map of one position
             if found.ndim != 2 or len(found) != len(rows):
                 raise UserError(
