@@ -112,8 +112,8 @@ from comparison import compare, comparison_parser, since_start
 
 def run(options, side, seed, folder):
     (folder / side).touch()
-    return {{"startup_seconds": since_start(), "training_seconds": float(len(list(folder.iterdir()))), "pid": os.getpid(),
-             "threads": os.environ["OMP_NUM_THREADS"]}}
+    about = {{"pid": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]}}
+    return {{"startup_seconds": since_start(), "training_seconds": float(len(list(folder.iterdir()))), **about}}
 
 compare(comparison_parser("", 1, "told.json").parse_args(), ("one", "other"), run)
 """

@@ -110,6 +110,15 @@ def make_trainer(tiny_timm: Path, out: Path, **options: Any) -> FineTuningTraine
     return FineTuningTrainer(model, args, train_dataset=data, eval_dataset=data)
 
 
+def assert_predicts_in_float32(trainer: FineTuningTrainer, model: Path) -> None:
+    """Hold the logits against those of the plain model with the trained weights."""
+    stored = AutoModelForImageClassification.from_pretrained(model, num_labels=2)
+    stored.load_state_dict(trainer.model.state_dict())
+    with torch.no_grad():
+        plain = stored.eval()(trainer.eval_dataset["pixel_values"][:]).logits.numpy()
+    np.testing.assert_allclose(trainer.predict(trainer.eval_dataset).predictions, plain, rtol=0, atol=1e-5)
+
+
 def test_training_computes_in_bf16_and_predicting_in_fp32(fast_bf16, tiny_timm, tmp_path):
     trainer = make_trainer(tiny_timm, tmp_path)
     seen: list[torch.dtype] = []
@@ -122,13 +131,8 @@ def test_training_computes_in_bf16_and_predicting_in_fp32(fast_bf16, tiny_timm, 
     assert set(seen) == {torch.bfloat16}
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
     seen.clear()
-    logits = trainer.predict(trainer.eval_dataset).predictions
+    assert_predicts_in_float32(trainer, tiny_timm)
     assert set(seen) == {torch.float32}
-    stored = AutoModelForImageClassification.from_pretrained(tiny_timm, num_labels=2)
-    stored.load_state_dict(trainer.model.state_dict())
-    with torch.no_grad():
-        plain = stored.eval()(trainer.eval_dataset["pixel_values"][:]).logits.numpy()
-    np.testing.assert_allclose(logits, plain, rtol=0, atol=1e-5)
     seen.clear()
     trainer.evaluate()
     assert set(seen) == {torch.bfloat16}
@@ -166,3 +170,18 @@ def test_predictions_of_a_bf16_run_are_those_of_the_pipeline(
     np.testing.assert_allclose(probabilities, told, rtol=0, atol=1e-5)
     again = AutoModelForSequenceClassification.from_pretrained(out)
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("chosen", ["fp32", "bf16"])
+def test_a_compiled_model_trains_to_the_same_weights(tiny_timm, tmp_path, chosen):
+    compiled = make_trainer(
+        tiny_timm, tmp_path, precision=chosen, torch_compile=True, torch_compile_backend="aot_eager"
+    )
+    plain = make_trainer(tiny_timm, tmp_path, precision=chosen)
+    for trainer in (compiled, plain):
+        trainer.train()
+    state = plain.model.state_dict()
+    assert compiled.model.state_dict().keys() == state.keys()
+    for name, value in compiled.model.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=0, atol=1e-5 if chosen == "fp32" else 2e-2, msg=name)
+    assert_predicts_in_float32(compiled, tiny_timm)

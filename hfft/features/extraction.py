@@ -7,9 +7,10 @@ they are computed depend on that content alone, so that they are the same bit fo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def compute_features(
     device = next(model.parameters()).device
     autocast = autocast_on(device, precision)
     features = np.empty((0, 0), dtype=np.float32)
-    with readout.reading(model) as features_of, torch.inference_mode():
+    with readout.reading(model) as features_of, _channels_last(model), torch.inference_mode():
         for rows, batch in batches:
             with autocast():
                 output = model(**model_inputs(batch, device))
@@ -79,6 +80,23 @@ def compute_features(
                 features = np.empty((count, found.shape[1]), dtype=np.float32)
             features[rows] = found
     return features
+
+
+@contextlib.contextmanager
+def _channels_last(model: nn.Module) -> Iterator[None]:
+    """Lay the weights of convolutions out with the channels last for the time, which makes them faster.
+
+    Only where nothing is differentiated: in this layout the backward pass of some convolutions (1 x 1, stride 2) writes
+    out of bounds on the CPU with torch 2.15: RepVGG, GERNet, MobileOne and FastViT crash.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    try:
+        for module in convolutions:
+            module.to(memory_format=torch.channels_last)
+        yield
+    finally:
+        for module in convolutions:
+            module.to(memory_format=torch.contiguous_format)
 
 
 def model_inputs(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
