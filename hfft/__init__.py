@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hfft.arguments import DataArguments, ModelArguments
     from hfft.callbacks import GradualUnfreezing
+    from hfft.checking import check
     from hfft.errors import UserError
     from hfft.finetuning import FineTuneResult, finetune
     from hfft.freezing import UnfreezeSchedule
@@ -42,6 +43,7 @@ _MODULE_OF = {
     "Task": "task",
     "UnfreezeSchedule": "freezing",
     "UserError": "errors",
+    "check": "checking",
     "evaluate": "inference",
     "finetune": "finetuning",
     "layerwise_optimizer": "optim",
@@ -69,6 +71,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "Task",
     "UnfreezeSchedule",
     "UserError",
+    "check",
     "evaluate",
     "finetune",
     "layerwise_optimizer",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hfft.errors import UserError, listed, nearest
@@ -121,16 +122,8 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.on_problem not in ON_PROBLEM:
-            raise UserError(
-                f"on_problem must be one of {listed(ON_PROBLEM)}, got '{self.on_problem}'."
-                f"{nearest(self.on_problem, ON_PROBLEM)}"
-            )
-        if self.problem_type not in PROBLEM_TYPES:
-            raise UserError(
-                f"problem_type must be one of {listed(PROBLEM_TYPES)}, got '{self.problem_type}'."
-                f"{nearest(self.problem_type, PROBLEM_TYPES)}"
-            )
+        require_choice(self, "on_problem", ON_PROBLEM)
+        require_choice(self, "problem_type", PROBLEM_TYPES)
         if self.label_delimiter is not None and not self.label_delimiter:
             raise UserError("label_delimiter is empty; it must be what stands between two classes, such as ';'.")
         require_range(self, "validation_size", low=0, high=0.9)
@@ -143,6 +136,13 @@ class DataArguments:
         names = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name.endswith(suffix)}
         del names["group_column"]  # no input, and no label
         return {name.removesuffix(suffix): value for name, value in names.items() if value is not None}
+
+
+def require_choice(arguments: object, name: str, known: Sequence[str]) -> None:
+    """Raise :class:`UserError` unless the field is one of the known values."""
+    value = getattr(arguments, name)
+    if value not in known:
+        raise UserError(f"{name} must be one of {listed(known)}, got '{value}'.{nearest(str(value), known)}")
 
 
 def require_range(

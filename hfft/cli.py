@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ from hfft import __version__
 from hfft.errors import RunInterrupted, UserError, listed, nearest
 from hfft.terminal import is_first_process, make_console, print_layers
 
-DONE, USER_ERROR, INTERRUPTED, STOPPED = 0, 2, 75, 130  # an internal error is a traceback and 1
+DONE, REFUSED, USER_ERROR, INTERRUPTED, STOPPED = 0, 1, 2, 75, 130  # an internal error is a traceback and 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,7 +64,8 @@ def _evaluate(argv: Sequence[str]) -> int:
     parser.add_argument("--label_delimiter", help="What divides the classes in a label column of texts.")
     given = _parse(parser, argv)
     output = given.pop("output", None)
-    from hfft.inference import evaluate, require_writable
+    from hfft.inference import evaluate
+    from hfft.paths import require_writable
 
     if output is not None:
         require_writable(Path(output), (".json",), Path(given["data"]))
@@ -91,6 +93,35 @@ def _predict(argv: Sequence[str]) -> int:
     return DONE
 
 
+def _check(argv: Sequence[str]) -> int:
+    """Find what is wrong with data before anything is trained."""
+    from hfft.arguments import DataArguments
+
+    parser = _Parser(prog="hfft check", description=_check.__doc__, argument_default=argparse.SUPPRESS)
+    for argument in dataclasses.fields(DataArguments):
+        number = float if argument.type in (float, "float") else str  # transformers resolves the names
+        required = argument.name == "data"
+        parser.add_argument(f"--{argument.name}", type=number, required=required, help=argument.metadata["help"])
+    parser.add_argument("--seed", type=_count, help="Of the splits that are drawn (default: that of a run).")
+    parser.add_argument("--model", help="Also compare the inputs with what this model reads; weights are not needed.")
+    parser.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
+    parser.add_argument("--max_length", type=_positive_number, help="As for `hfft train`.")
+    parser.add_argument("--output", metavar="F.json", help="Also write the findings to this file.")
+    given = _parse(parser, argv)
+    output = given.pop("output", None)
+    from hfft.checking import check, write_report
+    from hfft.paths import require_writable
+    from hfft.terminal import print_findings
+
+    if output is not None:
+        require_writable(Path(output), (".json",), Path(given["data"]))
+    result = check(**given)
+    if output is not None:
+        write_report(result, Path(output))
+    print_findings(make_console(), result)
+    return REFUSED if result.findings.refused else DONE
+
+
 def _layers(argv: Sequence[str]) -> int:
     """Show the layers of a model, and the rate and time at which each would train."""
     parser = _Parser(prog="hfft layers", description=_layers.__doc__, argument_default=argparse.SUPPRESS)
@@ -106,7 +137,7 @@ def _layers(argv: Sequence[str]) -> int:
     parser.add_argument("--output", metavar="F.png", help="Also draw the layers (.png, .svg or .pdf).")
     given = _parse(parser, argv)
     output = given.pop("output", None)
-    from hfft.inference import require_writable
+    from hfft.paths import require_writable
     from hfft.planning import plan_layers
 
     if output is not None:
@@ -156,6 +187,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "check": _check,
     "layers": _layers,
     "tasks": _tasks,
     "demo": _demo,
@@ -165,8 +197,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0 done, 2 the user can mend it, 75 interrupted with a checkpoint to go on from, 130 interrupted without one; an
-    internal error leaves with its traceback, which is 1.
+    0 done, 1 `hfft check` found what a run would refuse, 2 the user can mend it, 75 interrupted with a checkpoint to go
+    on from, 130 interrupted without one; an internal error leaves with its traceback, which is 1 as well.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments

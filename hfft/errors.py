@@ -30,6 +30,6 @@ def nearest(name: object, valid: Iterable[object]) -> str:
 
 def listed(items: Iterable[object], most: int = 8) -> str:
     """Join ``items`` with commas; beyond ``most`` the rest is counted."""
-    names = [str(item) for item in items]
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    everything = list(items)
+    shown = ", ".join(str(item) for item in everything[:most])
+    return shown if len(everything) <= most else f"{shown} and {len(everything) - most} more"

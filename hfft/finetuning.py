@@ -14,9 +14,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from hfft import output
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.caching import Cache, cache_folder
-from hfft.callbacks.progress import TrainingProgress, progress_bar
-from hfft.data import LabelledData, prepare, read_source
-from hfft.data.columns import task_for_source
+from hfft.callbacks.progress import TrainingProgress
+from hfft.data import LabelledData, read_labelled
 from hfft.data.prepared import Track
 from hfft.errors import RunInterrupted, UserError, listed
 from hfft.evaluation import summarize
@@ -30,8 +29,8 @@ from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
 from hfft.settling import Measure, measure_function, require_schedule, rerunnable, settle, task_defaults
 from hfft.strategies import load_strategy
-from hfft.task import Task, installed_tasks, load_task
-from hfft.terminal import is_first_process, make_console, print_metrics
+from hfft.task import Task
+from hfft.terminal import is_first_process, make_console, print_metrics, progress_bar
 from hfft.trainer import FineTuningTrainer, group_arguments, uses_layerwise_rates
 from hfft.training_arguments import FineTuningArguments
 
@@ -92,12 +91,16 @@ def finetune(
 
     set_seed(args.seed)  # the head is drawn here
     loaded, processor = _load(task, model_arguments, labelled, console)
+    for finding in task.check_model(model_arguments, labelled.splits, processor):
+        labelled.findings.items.append(finding)
+        console.print(f"  {finding.message}")
     parameters = sum(parameter.numel() for parameter in loaded.parameters())
     console.print(f"Model: {model_arguments.model}, {parameters / 1e6:.2f} million parameters")
 
     again = rerunnable(settings, task, labelled, chosen, args)
     usage = labelled.target.usage(task.usage)
     record = RunRecord(again, task.name, labelled.target, labelled.counts(), labelled.notes, usage)
+    record.data_report = labelled.report(task.name)
     checkpoint = _checkpoint(record, folder, args, console)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
     for note in _start(task, loaded, processor, labelled, args, model_arguments.pooling, cache, console):
@@ -108,6 +111,7 @@ def finetune(
         if args.overwrite:
             output.set_aside(folder)
         record.write_run_file(folder)
+        record.write_data_report(folder)
     if load_strategy(args.strategy).trains:
         _train(trainer, checkpoint)
     _finish(trainer, task, labelled, record, console)
@@ -131,15 +135,10 @@ def finetune(
 def _read(arguments: DataArguments, seed: int, console: Console) -> tuple[Task, LabelledData]:
     if arguments.data is None:
         raise UserError("--data is needed: an image folder, a CSV or Parquet file, or a folder of such files.")
-    given = arguments.task is not None
-    tasks = [load_task(arguments.task)] if arguments.task is not None else installed_tasks()
-    suffixes = {suffix for candidate in tasks for suffix in candidate.file_suffixes}
-    source = read_source(arguments.data, suffixes, arguments.cache_dir)
-    task = tasks[0] if given else task_for_source(source, tasks, arguments.named_columns())
-    if source.from_files and not task.file_suffixes:
-        raise UserError(f"--data: '{source.origin}' is a folder of files; {task.name} reads tables.")
     with progress_bar(console) as bar:
-        labelled = prepare(source, task, arguments, seed, lambda items, n, what: bar.track(items, n, description=what))
+        task, source, labelled = read_labelled(
+            arguments, seed, lambda items, n, what: bar.track(items, n, description=what)
+        )
     sizes = ", ".join(f"{len(split)} {name}" for name, split in labelled.splits.items())
     console.print(f"Data: {labelled.origin}: {sizes}; {labelled.target.describe()} ({task.name})")
     if labelled.columns:
@@ -204,6 +203,7 @@ def _make_trainer(
         return measure(data.target.from_model(np.asarray(prediction.label_ids)), data.target.outputs(logits))
 
     require_schedule(args)
+    repeated = args.cached_views is not None and getattr(train, "further_views", False)
     try:
         trainer = FineTuningTrainer(
             model=model,
@@ -214,6 +214,7 @@ def _make_trainer(
             processing_class=processor,
             compute_metrics=compute,
             preprocess_logits_for_metrics=_only_logits,
+            cache=cache if args.augment == "none" or repeated else None,
         )
     except UserError:
         raise
@@ -290,7 +291,7 @@ def _start(
             model,
             processor,
             data,
-            load_strategy(args.strategy),
+            solved_head=_starts_solved(args),
             pooling=pooling,
             solver=args.head_solver,
             seed=args.seed,
@@ -301,6 +302,10 @@ def _start(
             track=lambda items, n, what: bar.track(items, n, description=what),
         )
     return start.notes
+
+
+def _starts_solved(args: FineTuningArguments) -> bool:
+    return load_strategy(args.strategy).solved_head if args.head_start == "auto" else args.head_start == "solved"
 
 
 def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: RunRecord, console: Console) -> None:

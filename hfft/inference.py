@@ -14,7 +14,6 @@ from datasets import concatenate_datasets
 from torch.utils.data import DataLoader
 
 from hfft.arguments import DataArguments, ModelArguments
-from hfft.callbacks.progress import progress_bar
 from hfft.data import Source, label_column_of, label_split, prepare, read_inputs, read_source
 from hfft.data.columns import find_columns
 from hfft.data.split_names import LABEL, UNSPLIT
@@ -23,10 +22,11 @@ from hfft.evaluation import metric_rows, summarize
 from hfft.loading import load_config
 from hfft.output import is_run
 from hfft.parsing import read_yaml, split_settings
+from hfft.paths import require_writable
 from hfft.record import RUN_FILE, prediction_table
 from hfft.targets import Target, target_of_config
 from hfft.task import Task, load_task, task_for_config
-from hfft.terminal import make_console
+from hfft.terminal import make_console, progress_bar
 
 
 @dataclass
@@ -234,13 +234,3 @@ def run_settings(model: str) -> dict[str, Any] | None:
 def _is_own_data(source: Source, run: dict[str, Any]) -> bool:
     """Say whether the model was trained on just this path."""
     return "data" in run and Path(str(run["data"])).resolve() == Path(source.origin).resolve()
-
-
-def require_writable(output: Path, suffixes: tuple[str, ...], inputs: Path | None = None) -> None:
-    """Raise :class:`UserError` unless ``output`` can be written, before anything is computed."""
-    if output.suffix.lower() not in suffixes:
-        raise UserError(f"--output: '{output}' must end in {' or '.join(suffixes)}.")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"--output: there is no folder '{output.parent}'.")
-    if output.is_dir() or (inputs is not None and output.resolve() == inputs.resolve()):
-        raise UserError(f"--output: '{output}' is a folder, or the input itself.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfft.arguments import ModelArguments
 from hfft.errors import UserError, listed
-from hfft.paths import existing_path
+from hfft.paths import require_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -48,7 +48,7 @@ def load_config(arguments: ModelArguments, *, weights: bool = True) -> Pretraine
     from transformers import AutoConfig
 
     model = arguments.model = _require_model(arguments.model)
-    _require_complete_folder(model, weights)
+    require_model(model, weights)
     with reading(f"'{model}' cannot be loaded"):
         return AutoConfig.from_pretrained(
             model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code
@@ -152,30 +152,6 @@ def _require_model(model: str | None) -> str:
         raise UserError("--model is needed: a Hub id such as timm/resnet18.a1_in1k, or a local folder.")
     expanded = Path(model).expanduser()
     return str(expanded) if str(model).startswith("~") and expanded.exists() else str(model)
-
-
-def _require_complete_folder(model: str, weights: bool) -> None:
-    """Check a local folder; a name that is no folder is left to the Hub unless it can only be a path."""
-    folder = Path(model).expanduser()
-    if not folder.exists():
-        if not _may_be_hub_id(model):
-            existing_path(model, "--model")
-        return
-    if not folder.is_dir():
-        raise UserError(f"--model: '{model}' is a file; wanted is a folder with config.json and model.safetensors.")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"--model: the folder '{model}' has no config.json, so it is no model.")
-    if weights and not any(folder.glob("*.safetensors")):
-        pickled = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt*")]
-        reason = f" ({listed(pickled)} may run code when it is loaded; convert it)" if pickled else ""
-        raise UserError(f"--model: the folder '{model}' has no weights: no *.safetensors file{reason}.")
-
-
-def _may_be_hub_id(model: str) -> bool:
-    """Tell ``name`` and ``owner/name`` from what can only be a path; ``models/x`` beside a folder models is a path."""
-    parts = model.split("/")
-    is_name = len(parts) <= 2 and all(parts) and not model.startswith((".", "~"))
-    return is_name and not (len(parts) == 2 and Path(parts[0]).is_dir())
 
 
 def _first_line(error: BaseException) -> str:

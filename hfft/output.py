@@ -12,14 +12,14 @@ from typing import Any
 import yaml
 
 from hfft.errors import UserError
-from hfft.record import CARD_FILE, METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, RUN_FILE, RUN_HEADER
+from hfft.record import CARD_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, RUN_FILE, RUN_HEADER
 from hfft.targets import Target
 
 ASIDE = ".replaced"  # where an old run waits until the new model is saved
 
 # What a run writes to the top of its folder, and --overwrite replaces. Anything else there is left alone.
 _PRODUCTS = (
-    *(RUN_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE, "config.json"),
+    *(RUN_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE, "config.json"),
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
     *("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),

@@ -19,6 +19,7 @@ RUN_FILE = "run.yaml"
 RUN_HEADER = "# Written by hfft."
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
+DATA_FILE = "data_report.json"
 CARD_FILE = "README.md"
 REPORT_FILE = "report.html"
 
@@ -51,6 +52,7 @@ class RunRecord:
         counts: split -> what is told of its labels: how often each class occurs.
         notes: what was decided on the way, a sentence each.
         usage: how a ``pipeline`` is asked.
+        data_report: what was found wrong or odd in the data, and every example that was left out.
         layers: the layer groups with parameters and learning rate, input first.
         history: the Trainer's log, an entry each.
         metrics: flat name -> value, as in metrics.json.
@@ -65,6 +67,7 @@ class RunRecord:
     counts: dict[str, dict[str, float]]
     notes: list[str] = field(default_factory=list)
     usage: str = ""
+    data_report: dict[str, Any] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -86,6 +89,10 @@ class RunRecord:
         text = yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)
         rerun = f"{RUN_HEADER} To make this run again: hfft train --config {RUN_FILE} --output_dir ANOTHER_FOLDER"
         (folder / RUN_FILE).write_text(f"{rerun}\n{text}", "utf-8")
+
+    def write_data_report(self, folder: Path) -> None:
+        """Write what was found about the data, as ``hfft check --output`` does."""
+        (folder / DATA_FILE).write_text(json.dumps(self.data_report, indent=2) + "\n", "utf-8")
 
     def write_metrics(self, folder: Path) -> None:
         """Write the flat dict of metrics."""

@@ -35,6 +35,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
         drop_last: leave out the last step of an epoch where it is not full.
         further_views: yield ``epoch * examples + row`` in place of ``row``, for a data set of which each epoch draws
             another view.
+        views: after so many the first one comes again.
     """
 
     batch_size = None  # what accelerate reads for micro-batches that differ in size
@@ -51,11 +52,13 @@ class GlobalBatchSampler(Sampler[list[int]]):
         shuffle: bool = True,
         drop_last: bool = False,
         further_views: bool = False,
+        views: int | None = None,
     ) -> None:
         self.examples, self.micro_batch_size = examples, batch_size
         self.ranks, self.accumulation, self.seed = ranks, accumulation, seed
         self.lengths = None if lengths is None else np.asarray(lengths)
         self.shuffle, self.drop_last, self.further_views = shuffle, drop_last, further_views
+        self.views = views
         self.global_batch_size = batch_size * ranks * accumulation
         self.epoch = 0
 
@@ -76,7 +79,8 @@ class GlobalBatchSampler(Sampler[list[int]]):
         return (full * self.accumulation + last) * self.ranks
 
     def __iter__(self) -> Iterator[list[int]]:
-        first_view = self.epoch * self.examples if self.further_views else 0
+        view = self.epoch if self.views is None else self.epoch % self.views
+        first_view = view * self.examples if self.further_views else 0
         for step in self.steps():
             for micro_step in np.array_split(step, self._micro_steps(len(step))):
                 shared = micro_step if len(micro_step) >= self.ranks else np.resize(micro_step, self.ranks)

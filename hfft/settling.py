@@ -67,6 +67,8 @@ def settle(args: FineTuningArguments, task: Task, data: LabelledData, measure: M
         args.augment = task.augmentations[min(1, len(task.augmentations) - 1)]
     if args.augment not in task.augmentations:
         raise UserError(f"--augment: {task.name} knows {listed(task.augmentations)}, got '{args.augment}'.")
+    if args.cached_views is not None and args.augment == "none":
+        raise UserError("--cached_views has no place with augment none: every epoch sees the same inputs.")
     evaluates = "validation" in data.splits and str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
     if args.early_stopping_patience is not None and not evaluates:
         raise UserError("--early_stopping_patience needs a validation split and an eval_strategy other than no.")

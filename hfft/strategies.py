@@ -16,7 +16,8 @@ class Strategy:
         summary: one line for people.
         layerwise: whether the learning rate falls from the head down by ``layer_decay``.
         gradual: whether the layers thaw one after the other, the head first.
-        solved_head: whether the head starts as the solution for the trunk's features, and not at random.
+        solved_head: whether the head starts as the solution for the trunk's features, and not at random, unless
+            ``head_start`` says otherwise.
         trains: whether anything is trained after that.
     """
 
@@ -32,7 +33,13 @@ STRATEGIES = {
     strategy.name: strategy
     for strategy in (
         Strategy("full", "all layers from the first step", layerwise=True),
-        Strategy("gradual", "the head first, then layer by layer from the top", layerwise=True, gradual=True),
+        Strategy(
+            "gradual",
+            "a solved head first, then layer by layer from the top",
+            layerwise=True,
+            gradual=True,
+            solved_head=True,
+        ),
         Strategy(
             "linear-probe",
             "the head alone, solved on the features of the frozen trunk",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,9 +20,11 @@ from hfft.errors import UserError, listed, nearest
 
 if TYPE_CHECKING:
     import numpy as np
+    from datasets import Dataset
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfft.arguments import ModelArguments
+    from hfft.findings import Finding
     from hfft.targets import Target
 
 ENTRY_POINT_GROUP = "hfft.tasks"
@@ -99,19 +101,23 @@ SKETCH = 16
 """Pixels a side of an :class:`Inspection`'s sketch."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Inspection:
     """What one look at an example's inputs tells.
 
     Attributes:
         problem: what is wrong, as the end of a sentence, or ``None``.
-        key: equal for inputs that are the same; ``None`` where the task makes none.
+        key: equal for inputs that are the same, bit for bit; ``None`` where the task makes none.
+        text: of a text what copies are found by: without capitals, punctuation and double blanks, for instance.
         sketch: (16, 16, 3) uint8 likeness of a picture, for copies that are not the same bit for bit.
+        remark: what is odd about an example that can be used, in words that fit every example like it.
     """
 
     problem: str | None = None
     key: bytes | None = None
+    text: str | None = None
     sketch: np.ndarray | None = None
+    remark: str | None = None
 
 
 class Task(ABC):
@@ -153,6 +159,20 @@ class Task(ABC):
     def inspect(self, example: Example) -> Inspection:
         """Look at an example's inputs once: what :meth:`check` says, and what copies are found by."""
         return Inspection(self.check(example))
+
+    def inspect_batch(self, batch: Mapping[str, Sequence[Any]]) -> list[Inspection]:
+        """Look at a batch of raw columns; worth overriding where a batch is faster than one example at a time."""
+        rows = zip(*batch.values(), strict=True)
+        return [self.inspect(dict(zip(batch, row, strict=True))) for row in rows]
+
+    def check_model(
+        self, arguments: ModelArguments, splits: Mapping[str, Dataset], processor: Any = None
+    ) -> list[Finding]:
+        """Return what the model will not make the best of: texts that it cuts, pictures far from its size.
+
+        ``hfft check`` asks without a processor and must not import torch: what is not to be had so is not checked.
+        """
+        return []
 
     @abstractmethod
     def supports(self, config: PretrainedConfig) -> bool:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
+    from hfft.checking import CheckResult
     from hfft.planning import LayerPlan
 
 
@@ -21,6 +23,29 @@ def make_console() -> Console:
     from rich.console import Console
 
     return Console(quiet=not is_first_process(), soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a bar that disappears when it is done; where the console is no terminal nothing is drawn."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def print_metrics(console: Console, rows: list[dict[str, Any]], title: str, baseline_name: str) -> None:
@@ -48,6 +73,27 @@ def figure(value: float, places: int = 3) -> str:
     if size >= 10 ** (places + 1):
         return f"{value:.{places + 3}g}"
     return f"{value:.{places}f}" if size >= 10**-places or size == 0 else f"{value:.{places}g}"
+
+
+def print_findings(console: Console, result: CheckResult) -> None:
+    """Print what was found about data, the errors first, and what a run would do."""
+    from rich.table import Column, Table
+
+    def short(text: str) -> str:
+        return text.replace(f"{result.report['data']}/", "")
+
+    order = ("error", "warning", "note")
+    findings = sorted(result.findings.items, key=lambda finding: order.index(finding.severity))
+    table = Table("", "check", "split", "count", Column("first", overflow="fold"))
+    for finding in findings:
+        first = "\n".join(short(f"{o.reference}: {o.reason}".removesuffix(": ")) for o in finding.offenders[:3])
+        table.add_row(finding.severity, finding.check, finding.split or "", str(finding.count or ""), first)
+    if findings:
+        console.print(table)
+    for finding in findings:
+        console.print(f"{finding.severity}: {short(finding.message)}")
+    sizes = ", ".join(f"{size} {name}" for name, size in result.sizes.items())
+    console.print("A run would refuse this data." if result.findings.refused else f"A run would go ahead: {sizes}.")
 
 
 def print_layers(console: Console, plan: LayerPlan) -> None:

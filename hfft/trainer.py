@@ -21,9 +21,13 @@ from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import has_length, seed_worker
 
+from hfft.caching import Cache
 from hfft.callbacks.early_stopping import EarlyStopping
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 from hfft.errors import UserError
+from hfft.features.in_training import PrefixInTraining
+from hfft.features.rows import ROWS, NumberedCollator, NumberedRows, Views
+from hfft.features.stages import Run
 from hfft.freezing import put_frozen_in_eval_mode, select_parameters
 from hfft.layers import LayerStack
 from hfft.objectives import OBJECTIVES, Objective, mean_squared_error
@@ -39,12 +43,25 @@ _SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_pr
 
 
 class FineTuningTrainer(Trainer):
-    """A Trainer that reads :class:`FineTuningArguments`; everything else is the Trainer's own."""
+    """A Trainer that reads :class:`FineTuningArguments`; everything else is the Trainer's own.
+
+    Args:
+        cache: where the outputs of frozen layers are kept, to be given only where the same index of the training data
+            means the same inputs each time.
+    """
 
     args: FineTuningArguments
+    data_collator: Any
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
 
-    def __init__(self, model: Any = None, args: FineTuningArguments | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: Any = None,
+        args: FineTuningArguments | None = None,
+        *,
+        cache: Cache | None = None,
+        **kwargs: Any,
+    ) -> None:
         args = args if args is not None else FineTuningArguments()
         given = (kwargs.get("optimizers") or (None, None))[0] or kwargs.get("optimizer_cls_and_kwargs")
         if given is None and uses_layerwise_rates(args):
@@ -73,6 +90,10 @@ class FineTuningTrainer(Trainer):
         if args.early_stopping_patience is not None and self.eval_dataset is not None:
             self.add_callback(EarlyStopping(args.early_stopping_patience, unfreezing=self.unfreezing))
         self._rates: dict[str, float] = {}  # of each layer in the last step
+        self._cache = cache if args.cache_activations else None
+        self._prefix: PrefixInTraining | None = None
+        self._encoded: Any = None  # the training data as they are loaded
+        self._steps_per_epoch = 1
 
     @property
     def unfreezing(self) -> GradualUnfreezing | None:
@@ -94,13 +115,29 @@ class FineTuningTrainer(Trainer):
         The Trainer enters this context before each forward pass, after it has put the whole model into train mode;
         a callback would come too early.
         """
-        if self.model.training:
+        self.set_modes(self.model.training)
+        return super().compute_loss_context_manager()
+
+    def set_modes(self, training: bool = True) -> None:
+        """Put the model in the modes of a training step (or of evaluation): what is frozen is in eval mode."""
+        self.model.train(training)
+        if training:
             put_frozen_in_eval_mode(self.model)
         if self.args.freeze_batch_norm:
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
-        return super().compute_loss_context_manager()
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss as the Trainer does, from kept activations while the lower layers are frozen."""
+        rows = inputs.pop(ROWS, None)
+        if rows is None or self._cache is None or self._encoded is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        if self._prefix is None:
+            run = Run(self.state.max_steps, self._steps_per_epoch, self._encoded.views)
+            self._prefix = PrefixInTraining(self, self._cache, self._encoded, run)
+        with self._prefix.starting_point(rows, inputs):
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         """Return micro-batches of this rank, such that the examples of a step depend on the global batch size alone."""
@@ -118,13 +155,18 @@ class FineTuningTrainer(Trainer):
             shuffle=strategy != "sequential",
             drop_last=self.args.dataloader_drop_last,
             further_views=getattr(data, "further_views", False),
+            views=self.args.cached_views if getattr(data, "further_views", False) else None,
         )
         if isinstance(data, datasets.Dataset):
             data = self._remove_unused_columns(data, description="training")
+        collate = self.data_collator
+        if self._cache is not None:
+            self._encoded, self._steps_per_epoch = Views(data, sampler.views or 1), sampler.steps_per_epoch
+            data, collate = NumberedRows(data), NumberedCollator(collate)
         loader = DataLoader(
             data,
             batch_sampler=sampler,
-            collate_fn=self.data_collator,
+            collate_fn=collate,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -136,6 +178,17 @@ class FineTuningTrainer(Trainer):
             ),
         )
         return self.accelerator.prepare(loader)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Return the Trainer's, in training with the rows that each batch holds."""
+        known = self._cache is not None and self.is_in_train and eval_dataset is self.eval_dataset
+        if not known or self.args.remove_unused_columns or isinstance(eval_dataset, dict | str):
+            return super().get_eval_dataloader(eval_dataset)
+        collate, self.data_collator = self.data_collator, NumberedCollator(self.data_collator)
+        try:
+            return super().get_eval_dataloader(NumberedRows(eval_dataset))
+        finally:
+            self.data_collator = collate
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> torch.utils.data.Sampler | None:
         """Return the examples in their own order also where training groups them by length."""
@@ -158,9 +211,11 @@ class FineTuningTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does, and leave everything trainable also where training breaks off."""
+        self._prefix = None
         try:
             return super().train(*args, **kwargs)
         finally:
+            self._prefix = None
             if self.unfreezing is not None:
                 self.unfreezing.release()
 

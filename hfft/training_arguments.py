@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
-from hfft.arguments import require_range
+from hfft.arguments import require_choice, require_range
 from hfft.errors import UserError
 from hfft.optim.factory import IN_TRANSFORMERS, require_known_optimizer
 from hfft.optim.schedules import SCHEDULES, require_known
@@ -43,6 +43,7 @@ _RANGES: dict[str, dict[str, Any]] = {
     "num_train_epochs": {"low": 0, "low_included": False},
     "epochs_per_group": {"low": 0, "low_included": False},
     "early_stopping_patience": {"low": 1},
+    "cached_views": {"low": 1},
     "per_device_train_batch_size": {"low": 1},
     "per_device_eval_batch_size": {"low": 1},
     "gradient_accumulation_steps": {"low": 1},
@@ -58,6 +59,9 @@ _RANGES: dict[str, dict[str, Any]] = {
     "dataloader_num_workers": {"low": 0},
     "max_steps": {"low": -1},
 }
+
+
+HEAD_STARTS = ("auto", "solved", "random")
 
 
 @dataclass
@@ -76,11 +80,18 @@ class FineTuningArguments(TrainingArguments):
             "(the same, and then all layers)."
         },
     )
+    head_start: str = field(
+        default="auto",
+        metadata={
+            "help": "How the new head starts: solved (on the frozen trunk's features), random, or auto: solved but for "
+            "the strategy full. FineTuningTrainer alone starts from the head that the model has."
+        },
+    )
     head_solver: str = field(
         default="auto",
         metadata={
-            "help": "How linear-probe and lp-ft solve the head: logistic (regression), svm, ridge or prototypes "
-            "(default: logistic, and ridge for numbers)."
+            "help": "How a head is solved: logistic (regression), svm, ridge or prototypes (default: logistic, and "
+            "ridge for numbers)."
         },
     )
     layer_decay: float = field(
@@ -105,6 +116,21 @@ class FineTuningArguments(TrainingArguments):
         metadata={
             "help": "What never trains: a number of layer groups from the input, names of layer groups (see `hfft "
             "layers`), or regular expressions of parameter names."
+        },
+    )
+    cache_activations: bool = field(
+        default=True,
+        metadata={
+            "help": "Compute what frozen layers give for an example once, and start training steps from it; losses are "
+            "the same up to rounding. Needs training inputs that do not change: augment none, or cached_views."
+        },
+    )
+    cached_views: int | None = field(
+        default=None,
+        metadata={
+            "help": "With random changes to training inputs: how many views of each example are drawn, which the "
+            "epochs then see in turns, so that what frozen layers give for them is computed once (default: a new view "
+            "in each epoch)."
         },
     )
     lr_multipliers: dict[str, Any] | str | None = field(
@@ -214,6 +240,9 @@ class FineTuningArguments(TrainingArguments):
             if isinstance(value, str | int):
                 setattr(self, name, [str(value)])
         strategy = load_strategy(self.strategy)
+        require_choice(self, "head_start", HEAD_STARTS)
+        if self.head_start == "random" and not strategy.trains:
+            raise UserError(f"head_start random has no place in the strategy '{strategy.name}', which trains no head.")
         if self.epochs_per_group is not None and not strategy.gradual:
             raise UserError(f"epochs_per_group has no place in the strategy '{strategy.name}': it belongs to gradual.")
         if self.resume and self.overwrite:

@@ -19,7 +19,7 @@ from transformers import AutoConfig, pipeline
 import hfft
 from hfft import UserError
 from hfft.cli import main
-from hfft.targets.multi_label import THRESHOLDS
+from hfft.targets.target import THRESHOLDS
 from tests.conftest import COLOURS, WORDS, write_csv, write_picture
 
 QUICK: dict[str, Any] = {"num_train_epochs": 6, "per_device_train_batch_size": 8, "seed": 3, "learning_rate": 1e-2}

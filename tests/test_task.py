@@ -9,6 +9,7 @@ import pytest
 from hfft.tasks import ImageClassification, TextClassification
 
 from hfft import Task, UserError, list_tasks, load_task
+from hfft.task import Inspection
 
 PLUGIN = '''
 from hfft.task import InputColumn, Task
@@ -96,3 +97,12 @@ def test_the_core_imports_no_task():
         "assert not [name for name in sys.modules if name.startswith('hfft.tasks')]\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_batch_is_inspected_example_by_example_unless_a_task_knows_better():
+    class Counting(TextClassification):
+        def inspect(self, example):
+            return Inspection(problem=None if example["text"] == "fine" else f"{example['text']}, {example['n']}")
+
+    looks = Counting().inspect_batch({"text": ["fine", "bad"], "n": [1, 2]})
+    assert [look.problem for look in looks] == [None, "bad, 2"]

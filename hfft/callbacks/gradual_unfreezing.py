@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -201,6 +202,15 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
     def thaws_at(self, step: int) -> bool:
         """Say whether a group thaws at this step."""
         return self.schedule is not None and bool(self.schedule.thaws_at(step))
+
+    @contextlib.contextmanager
+    def as_at(self, step: int, now: int) -> Iterator[None]:
+        """Freeze for a moment what is frozen in another step than the present one."""
+        self._apply(step)
+        try:
+            yield
+        finally:
+            self._apply(now)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, for a resumed run to be compared with."""

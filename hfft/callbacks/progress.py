@@ -5,32 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
-
-
-def progress_bar(console: Console) -> Progress:
-    """Return a bar that disappears when it is done; where the console is no terminal nothing is drawn."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+from hfft.terminal import progress_bar
 
 
 class TrainingProgress(TrainerCallback):

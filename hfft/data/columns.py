@@ -66,10 +66,7 @@ def find_columns(source: Source, task: Task, named: Mapping[str, str], *, labell
 
     Raises :class:`UserError` for a required column that is not found, with the columns that are there.
     """
-    roles = {column.role for column in task.inputs}
-    for role in named:
-        if role not in roles | {LABEL}:
-            raise UserError(f"--{role}_column: {task.name} has no such input; it reads {listed(sorted(roles))}.")
+    require_named_columns(source, task, named)
     if source.from_files:
         return {LABEL: LABEL} if labelled else {}
     found: dict[str, str] = {}
@@ -100,6 +97,16 @@ def find_columns(source: Source, task: Task, named: Mapping[str, str], *, labell
             if column not in split.column_names:
                 raise UserError(f"--data: the {name} split of '{source.origin}' has no column '{column}'.")
     return found
+
+
+def require_named_columns(source: Source, task: Task, named: Mapping[str, str]) -> None:
+    """Raise :class:`UserError` for a named column that the task does not read, or that is not there."""
+    roles = {column.role for column in task.inputs}
+    for role, column in named.items():
+        if role not in roles | {LABEL}:
+            raise UserError(f"--{role}_column: {task.name} has no such input; it reads {listed(sorted(roles))}.")
+        if not source.from_files:
+            _require_column(source, f"--{role}_column", column)
 
 
 def _require_column(source: Source, flag: str, column: str) -> str:

@@ -1,28 +1,20 @@
-"""Copies: the same input twice, in two splits or under two labels.
+"""Copies: the same input twice. Which rows of one split are copies of rows of another, or repeat others of their own.
 
-A test example that was trained on measures memory. Inputs are compared by a key that the task makes of them (the text
-but for case and blanks, the decoded pixels), and pictures also by a sketch of 16 x 16 pixels: candidates share a part
-of a difference hash, and are copies if their sketches hardly differ. That finds a picture that was saved again, or
-scaled.
+Inputs are compared by keys that the task makes of them (the text but for case, blanks and punctuation, the decoded
+pixels). Beyond that texts are near copies if they share nearly all their pieces (:mod:`hfft.data.shingles`), and
+pictures if a sketch of 16 x 16 pixels hardly differs: candidates share a part of a difference hash, and are then
+compared pixel for pixel. That finds a picture that was saved again, or scaled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfft.data.split_names import LABEL, REFERENCE
-from hfft.errors import UserError, listed
-from hfft.task import SKETCH, Inspection
-
-if TYPE_CHECKING:
-    from hfft.data.labelled import LabelledData
-
-MOST_LEAKED = 0.03
-"""Share of given test examples that may stand in train before the run is refused."""
+from hfft.data.inspecting import Inspected
+from hfft.data.shingles import MOST_PAIRS, are_near, candidate_pairs
+from hfft.task import SKETCH
 
 _BANDS = 8
 _MOST_CANDIDATES = 500  # of pictures without any structure all share a band
@@ -31,48 +23,102 @@ _LEAST_CONTRAST = 2.0  # grey levels
 
 
 @dataclass(frozen=True)
-class Inspected:
-    """Keys and sketches of the rows of a split: ``rows`` keys, and (rows, 16, 16, 3) uint8 or ``None``."""
+class Copies:
+    """Rows that are copies, and of what.
 
-    keys: list[bytes | None]
-    sketches: np.ndarray | None
+    Attributes:
+        rows: (copies,) sorted rows that are copies.
+        originals: (copies,) the row that each is a copy of, the first there is.
+        exact: (copies,) whether the inputs are equal bit for bit.
+        passed_over: how many candidate pairs of near copies were not looked at, because there were too many.
+    """
 
-    @classmethod
-    def of(cls, rows: Sequence[Inspection]) -> Inspected:
-        """Collect what was seen row by row."""
-        sketches = [row.sketch for row in rows if row.sketch is not None]
-        complete = len(sketches) == len(rows) > 0
-        return cls([row.key for row in rows], np.stack(sketches) if complete else None)
-
-    def select(self, rows: Sequence[int] | np.ndarray) -> Inspected:
-        """Return those of some rows."""
-        sketches = None if self.sketches is None else self.sketches[np.asarray(rows, dtype=int)]
-        return Inspected([self.keys[row] for row in rows], sketches)
+    rows: np.ndarray
+    originals: np.ndarray
+    exact: np.ndarray
+    passed_over: int = 0
 
 
-def find_copies(among: Inspected, of: Inspected) -> dict[int, int]:
-    """Return row of ``among`` -> the first row of ``of`` that it is a copy of."""
-    first = {key: row for row, key in reversed(list(enumerate(of.keys))) if key is not None}
-    found = {row: first[key] for row, key in enumerate(among.keys) if key in first and key is not None}
+def find_copies(among: Inspected, of: Inspected) -> Copies:
+    """Return which rows of ``among`` are copies of rows of ``of``."""
+    rows, originals = _equal(among.loose, of.loose)
+    near, passed_over = _near(among, of, rows)
+    return _gathered(among, of, rows, originals, near, passed_over)
+
+
+def find_repeats(of: Inspected) -> Copies:
+    """Return which rows are copies of rows before them."""
+    order = np.argsort(of.loose, kind="stable")
+    values = of.loose[order]
+    repeats = np.flatnonzero((values[1:] == values[:-1]) & (values[1:] != 0)) + 1
+    rows, originals = order[repeats], order[np.searchsorted(values, values[repeats], "left")]
+    near, passed_over = _near(of, of, rows, within=True)
+    return _gathered(of, of, rows, originals, near, passed_over)
+
+
+def _gathered(
+    among: Inspected, of: Inspected, rows: np.ndarray, originals: np.ndarray, near: dict[int, int], passed_over: int
+) -> Copies:
+    rows = np.r_[rows, np.fromiter(near.keys(), int, len(near))].astype(int)
+    originals = np.r_[originals, np.fromiter(near.values(), int, len(near))].astype(int)
+    order = np.argsort(rows, kind="stable")
+    rows, originals = rows[order], originals[order]
+    return Copies(rows, originals, among.exact[rows] == of.exact[originals], passed_over)
+
+
+def _equal(among: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of ``among`` whose key stands in ``of``, and the first row there."""
+    order = np.argsort(of, kind="stable")
+    values = of[order]
+    place = np.minimum(np.searchsorted(values, among, "left"), max(0, len(values) - 1))
+    rows = np.flatnonzero((values[place] == among) & (among != 0)) if len(values) else np.zeros(0, int)
+    return rows, order[place[rows]]
+
+
+def _near(among: Inspected, of: Inspected, known: np.ndarray, *, within: bool = False) -> tuple[dict[int, int], int]:
+    """Return near copies -> what they are copies of; with ``within``, of rows before them."""
     if among.sketches is not None and of.sketches is not None:
-        found |= {row: other for row, other in _near(among.sketches, of.sketches).items() if row not in found}
-    return dict(sorted(found.items()))
+        return _near_pictures(among, of, known, within), 0
+    return _near_texts(among, of, known, within) if len(among.banded) and len(of.banded) else ({}, 0)
 
 
-def _near(among: np.ndarray, of: np.ndarray) -> dict[int, int]:
+def _near_texts(among: Inspected, of: Inspected, known: np.ndarray, within: bool) -> tuple[dict[int, int], int]:
+    pairs = candidate_pairs(among.bands, of.bands)
+    pairs = np.stack([among.banded[pairs[:, 0]], of.banded[pairs[:, 1]]], axis=1)
+    pairs = pairs[~np.isin(pairs[:, 0], known)]
+    if within:
+        pairs = pairs[pairs[:, 1] < pairs[:, 0]]
+    passed_over, pairs = max(0, len(pairs) - MOST_PAIRS), pairs[:MOST_PAIRS]
+    found: dict[int, int] = {}
+    for start in range(0, len(pairs), 1000):
+        some = pairs[start : start + 1000]
+        texts = zip(among.texts(some[:, 0]), of.texts(some[:, 1]), strict=True)
+        for (row, original), (one, other) in zip(some.tolist(), texts, strict=True):
+            if row not in found and are_near(one, other):
+                found[row] = original
+    return found, passed_over
+
+
+def _near_pictures(among: Inspected, of: Inspected, known: np.ndarray, within: bool) -> dict[int, int]:
     """Compare candidates pixel for pixel."""
+    sketches, others = among.sketches, of.sketches
+    assert sketches is not None
+    assert others is not None
     buckets: dict[tuple[int, int], list[int]] = {}
-    for row, bands in enumerate(_hash(of)):
-        for band in enumerate(bands.tolist()):
+    for row, bands in enumerate(_hash(others)):
+        for band in enumerate(bands.tolist()) if of.exact[row] else ():
             bucket = buckets.setdefault(band, [])
             if len(bucket) < _MOST_CANDIDATES:
                 bucket.append(row)
-    found = {}
-    for row, bands in enumerate(_hash(among)):
-        candidates = sorted({other for band in enumerate(bands.tolist()) for other in buckets.get(band, ())})
+    found, equal = {}, set(known.tolist())
+    for row, bands in enumerate(_hash(sketches)):
+        if row in equal or not among.exact[row]:
+            continue
+        near = {other for band in enumerate(bands.tolist()) for other in buckets.get(band, ())}
+        candidates = sorted(other for other in near if not within or other < row)
         if candidates:
-            sketch = among[row].astype(np.float32)
-            difference = np.sqrt(((of[candidates].astype(np.float32) - sketch) ** 2).mean(axis=(1, 2, 3)))
+            sketch = sketches[row].astype(np.float32)
+            difference = np.sqrt(((others[candidates].astype(np.float32) - sketch) ** 2).mean(axis=(1, 2, 3)))
             close = np.flatnonzero(difference <= _TOLERANCE * max(float(sketch.std()), _LEAST_CONTRAST))
             if len(close):
                 found[row] = candidates[int(close[0])]
@@ -86,64 +132,3 @@ def _hash(sketches: np.ndarray) -> np.ndarray:
     down = (cells[:, 1:, :] > cells[:, :-1, :]).reshape(len(cells), -1)
     bits = np.concatenate([across, down], axis=1).reshape(len(cells), _BANDS, -1)
     return bits @ (1 << np.arange(bits.shape[2]))
-
-
-def settle_copies(data: LabelledData, inspected: dict[str, Inspected], given: set[str], on_problem: str) -> None:
-    """Keep what is tested out of training, and tell of inputs that stand in train twice."""
-    for name, other in (("validation", "test"), ("train", "test"), ("train", "validation")):
-        if name not in data.splits or other not in data.splits:
-            continue
-        copies = find_copies(among=inspected[name], of=inspected[other])
-        if not copies:
-            continue
-        split, held = data.splits[name], data.splits[other]
-        leaked = len(set(copies.values()))
-        told = listed(f"{split[REFERENCE][row]} of {other}'s {held[REFERENCE][twin]}" for row, twin in copies.items())
-        what = f"{len(copies)} {name} examples are copies of {other} examples ({told})"
-        were_given = name == "train" and other == "test" and {name, other} <= given
-        if were_given and on_problem == "error" and leaked > MOST_LEAKED * len(held):
-            raise UserError(
-                f"--data: {leaked} of the {len(held)} test examples of '{data.origin}' stand in train as well, so the "
-                f"test would measure memory: {what}. Take them out, or let --on_problem skip leave out the training "
-                "copies."
-            )
-        if on_problem == "warn":
-            data.notes.append(f"{what}: {other} metrics are too good.")
-            continue
-        kept = [row for row in range(len(split)) if row not in copies]
-        lost = data.target.lost(data.target.array(split.select(kept)[LABEL])) if name == "train" else []
-        if lost:
-            raise UserError(
-                f"--data: every {name} example of {listed(lost)} in "
-                f"'{data.origin}' is a copy of a {other} example, so none would be left."
-            )
-        if not kept:
-            del data.splits[name]
-            data.notes.append(f"every {name} example is a copy of a {other} example: there is no {name} split.")
-            continue
-        data.splits[name], inspected[name] = split.select(kept), inspected[name].select(kept)
-        data.notes.append(f"{what} and were left out.")
-    _note_twins(data, inspected["train"])
-
-
-def _note_twins(data: LabelledData, inspected: Inspected) -> None:
-    """Tell of inputs that stand in train more than once, and of those with two labels."""
-    train = data.splits["train"]
-    labels, references = train[LABEL], train[REFERENCE]
-    rows: dict[bytes, list[int]] = {}
-    for row, key in enumerate(inspected.keys):
-        if key is not None:
-            rows.setdefault(key, []).append(row)
-    twins = [same for same in rows.values() if len(same) > 1]
-    shown = {row: data.target.shown(labels[row]) for same in twins for row in same}
-    contrary = [same for same in twins if len({shown[row] for row in same}) > 1]
-    if twins:
-        extra = sum(len(same) - 1 for same in twins)
-        told = listed(" = ".join(references[row] for row in same[:3]) for same in twins)
-        data.notes.append(f"{extra} training examples repeat others ({told}).")
-    if contrary:
-        first = [{shown[row]: row for row in reversed(same)} for same in contrary]  # a row of each label
-        told = listed(
-            " and ".join(f"{references[row]} as '{label}'" for label, row in sorted(rows.items())) for rows in first
-        )
-        data.notes.append(f"{len(contrary)} inputs stand in train under more than one label: {told}.")

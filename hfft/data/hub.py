@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
 
+_SECONDS = 10.0
+
 
 def is_hub_id(data: str) -> bool:
     """Say whether ``data`` can only be meant as ``owner/name[:config][@revision]``: no path begins as it does."""
@@ -30,6 +32,7 @@ def read_hub(data: str, cache_dir: str | None) -> dict[str, Dataset]:
 
     match = _ID.fullmatch(data)
     assert match is not None
+    _require_answer(data, match["repo"], match["revision"])
     try:
         loaded: Any = load_dataset(match["repo"], match["config"], revision=match["revision"], cache_dir=cache_dir)
     except Exception as error:  # of four libraries, and of any kind
@@ -44,3 +47,27 @@ def read_hub(data: str, cache_dir: str | None) -> dict[str, Dataset]:
     if not loaded:
         raise UserError(f"--data: '{data}' has no splits, only {listed(loaded)}.")
     return dict(loaded)
+
+
+def _require_answer(data: str, repo: str, revision: str | None) -> None:
+    """Ask once whether there is such a data set: the library asks six times over half a minute, also for a typo."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if is_offline_mode():
+        return
+    try:
+        HfApi().dataset_info(repo, revision=revision, timeout=_SECONDS)
+    except HFValidationError as error:
+        raise UserError(f"--data: '{data}' is no file or folder here, and is no name on the Hub: {error}") from error
+    except HfHubHTTPError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"--data: '{data}' is no file or folder here, and the Hub does not give it: {reason}"
+        ) from error
+    except Exception as error:  # no network, in the words of one of several libraries
+        raise UserError(
+            f"--data: '{data}' is no file or folder here, and the Hub cannot be reached ({error}). What was loaded "
+            "before is read from the cache with HF_HUB_OFFLINE=1."
+        ) from error

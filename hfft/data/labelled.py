@@ -3,44 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hfft.arguments import DataArguments
+from hfft.arrays import column_values, other_rows
+from hfft.data.class_checks import tell_of_classes, tell_untested
 from hfft.data.columns import find_columns
-from hfft.data.copies import Inspected, settle_copies
-from hfft.data.labels import label_column_of, place, rows_with_labels
-from hfft.data.sources import Source
-from hfft.data.split_names import GROUP, LABEL, REFERENCE, UNSPLIT
-from hfft.data.splits import draw_groups
-from hfft.errors import UserError, listed, nearest
-from hfft.targets import Target, choose_target, is_missing
-from hfft.task import Encoder, Inspection, StagedEncoder, Task
+from hfft.data.drawing import draw_split
+from hfft.data.groups import tell_torn_groups, with_groups
+from hfft.data.inspecting import Inspected, Track, inspect_split
+from hfft.data.labels import label_column_of, place
+from hfft.data.leaks import settle_leaks, tell_repeats
+from hfft.data.sources import Source, task_inputs
+from hfft.data.split_names import LABEL, REFERENCE, UNSPLIT
+from hfft.errors import UserError, listed
+from hfft.findings import ERROR, MOST_OFFENDERS, WARNING, Findings, Offender, reference_text
+from hfft.targets import Target, choose_target
+from hfft.task import Encoder, StagedEncoder, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from hfft.caching import Cache
 
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""Shows the progress of an iterable: (items, how many, what is done)."""
-
 
 @dataclass
 class LabelledData:
-    """Splits whose columns are the task's input roles, ``label`` and ``reference`` (file or row).
+    """Splits whose columns are the task's input roles, ``label`` and ``reference``.
 
     Attributes:
-        splits: ``train``, ``test``, and ``validation`` unless it was not wanted.
-        target: what is predicted, and what ``label`` holds; from the training split alone.
+        splits: ``train``, ``test``, and ``validation`` unless it was not wanted. The reference is the path of a file,
+            or the number of a row, counted from 1 (:func:`hfft.findings.reference_text`).
+        target: what is predicted, and what ``label`` holds; from the training split alone. Data that is only checked
+            may have none, and no ``label`` then.
         origin: how the user named the data.
-        notes: what was decided on the way, a sentence each.
+        findings: what is wrong or odd, and what was decided on the way.
         columns: role -> column of the table that it was read from; empty where the examples are files.
         group_column: the column of the groups that drawn splits keep whole.
     """
@@ -48,9 +49,19 @@ class LabelledData:
     splits: dict[str, Dataset]
     target: Target
     origin: str
-    notes: list[str] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
     columns: dict[str, str] = field(default_factory=dict)
     group_column: str | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """The findings, a sentence each."""
+        return self.findings.messages()
+
+    def report(self, task: str) -> dict[str, Any]:
+        """Return what a data report holds, as JSON knows it."""
+        what = {"data": self.origin, "task": task, "columns": self.columns, "splits": self.counts()}
+        return {**what, **self.findings.report()}
 
     @property
     def class_names(self) -> list[str]:
@@ -59,7 +70,7 @@ class LabelledData:
 
     def labels(self, name: str) -> np.ndarray:
         """Return the labels of a split in array form (see :mod:`hfft.targets.target`)."""
-        return self.target.array(self.splits[name][LABEL])
+        return self.target.array(column_values(self.splits[name], LABEL))
 
     def encoded(
         self,
@@ -77,54 +88,84 @@ class LabelledData:
 
     def counts(self) -> dict[str, dict[str, float]]:
         """Return split -> what is told of its labels: how often each class occurs."""
-        return {name: self.target.counts(self.labels(name)) for name in self.splits}
+        return {name: self.target.counts(self.labels(name)) for name in self.splits} if self.target else {}
 
 
 def prepare(
-    source: Source, task: Task, arguments: DataArguments, seed: int, track: Track | None = None
+    source: Source,
+    task: Task,
+    arguments: DataArguments,
+    seed: int,
+    track: Track | None = None,
+    findings: Findings | None = None,
 ) -> LabelledData:
     """Turn a source into checked train, validation and test splits.
 
     Given splits are honoured. A missing test split is drawn from train first, then a missing validation split; the
     test split takes part in no decision.
 
+    Args:
+        source: what was read.
+        task: what the inputs are.
+        arguments: columns, sizes of the splits to draw, and what to do about problems.
+        seed: of the draws.
+        track: shows the progress.
+        findings: where they are collected; left out, the first error is raised.
+
     Raises:
         UserError: for missing columns, missing or unknown labels, a single class, an input that cannot be read, and
             groups that cannot be divided.
     """
+    findings = Findings() if findings is None else findings
     columns = find_columns(source, task, arguments.named_columns(), labelled=True)
     if UNSPLIT in source.splits:
         source = dataclasses.replace(source, splits={"train": source.splits[UNSPLIT]})
     if "train" not in source.splits:
         raise UserError(f"--data: '{source.origin}' has no train split, only {listed(source.splits)}.")
-    notes: list[str] = []
-    rows = {name: list(range(len(split))) for name, split in source.splits.items()}
-    delimiter = arguments.label_delimiter
-    train = label_column_of(source, "train", columns[LABEL])
-    target = choose_target(train, task.problem_types, arguments.problem_type, delimiter)
-    if arguments.on_problem != "error":
-        rows = rows_with_labels(source, columns[LABEL], target, delimiter, notes)
-        splits = {name: split.select(rows[name]) for name, split in source.splits.items()}
-        source = dataclasses.replace(source, splits=splits)
-    data = LabelledData({}, target, source.origin, notes, columns={} if source.from_files else columns)
+    read_columns = {} if source.from_files else columns
+    target = _target(source, columns[LABEL], task, arguments, findings)
+    data = LabelledData({}, target, source.origin, findings, read_columns, arguments.group_column)
     inspected: dict[str, Inspected] = {}
     for name, split in source.splits.items():
-        labelled, looks = _look_at(split, rows[name], name, source, task, columns, target, track)
+        rows, labels = _labelled_rows(data, source, name, columns[LABEL], arguments)
+        if not len(rows):
+            continue
+        chosen = _rows(split, rows)
+        examples = task_inputs(source, chosen, task, columns)
+        looks = inspect_split(examples, task, _checking(source, name), track, arguments.cache_dir)
+        examples = _with_references(examples, chosen, rows, source)
+        if labels is not None:
+            examples = examples.add_column(LABEL, labels, feature=target.feature)
         if arguments.group_column is not None:
-            labelled = _with_groups(labelled, split, source, arguments.group_column)
-        usable = _usable(looks, labelled, place(source, name), arguments.on_problem, notes)
-        data.splits[name] = labelled if len(usable) == len(looks) else labelled.select(usable)
-        inspected[name] = Inspected.of([looks[row] for row in usable])
-    data.group_column = arguments.group_column
-    _note_torn_groups(data)
-    given = set(data.splits)
-    if "test" not in given:
-        _draw(data, "test", arguments.test_size, seed, inspected)
-    if "validation" not in given and arguments.validation_size > 0:
-        _draw(data, "validation", arguments.validation_size, seed, inspected)
-    settle_copies(data, inspected, given, arguments.on_problem)
+            examples = with_groups(examples, chosen, source, arguments.group_column)
+        usable = _usable(looks, examples, place(source, name), name, arguments.on_problem, findings)
+        rows = np.flatnonzero(usable)
+        data.splits[name] = examples if usable.all() else examples.select(rows)
+        inspected[name] = looks.select(rows)
+    if "train" in data.splits:
+        _settle_splits(data, inspected, set(source.splits), arguments, seed)
     data.splits = {name: data.splits[name] for name in ("train", "validation", "test") if name in data.splits}
     return data
+
+
+def _settle_splits(
+    data: LabelledData, inspected: dict[str, Inspected], given: set[str], arguments: DataArguments, seed: int
+) -> None:
+    """Draw the splits that are missing, and keep copies apart."""
+    tell_torn_groups(data)
+    if data.target:
+        tell_of_classes(data)
+    for name in sorted(data.splits):
+        tell_repeats(data, name, inspected[name])
+    settle_leaks(data, inspected, given, arguments.on_problem)
+    for name, share in (("test", arguments.test_size), ("validation", arguments.validation_size)):
+        if name not in given and share > 0 and data.target:
+            with data.findings.catching("too few examples", name):
+                draw_split(data, name, share, seed, inspected)
+    if data.splits.keys() - given:
+        settle_leaks(data, inspected, given, arguments.on_problem)
+    if data.target:
+        tell_untested(data)
 
 
 def label_split(
@@ -140,131 +181,120 @@ def label_split(
 
     Raises :class:`UserError` for labels and inputs that cannot be used.
     """
-    labelled, looks = _look_at(split, list(range(len(split))), name, source, task, columns, target, track)
-    _usable(looks, labelled, place(source, name), "error", [])
-    return labelled
-
-
-def _look_at(
-    split: Dataset,
-    rows: list[int],
-    name: str,
-    source: Source,
-    task: Task,
-    columns: Mapping[str, str],
-    target: Target | None,
-    track: Track | None,
-) -> tuple[Dataset, list[Inspection]]:
-    """Return the split with the task's columns, and what a look at each of its inputs told."""
     labels = None if target is None else target.encode(label_column_of(source, name, columns[LABEL]))
-    if source.from_files:
-        from datasets import Dataset
+    examples = task_inputs(source, split, task, columns)
+    looks = inspect_split(examples, task, _checking(source, name), track, None)
+    examples = _with_references(examples, split, np.arange(len(split)), source)
+    _usable(looks, examples, place(source, name), name, "error", Findings())
+    if target is None or labels is None:
+        return examples
+    return examples.add_column(LABEL, labels, feature=target.feature)
 
-        references = list(split[REFERENCE])
-        inputs = [task.from_file(path) for path in references]
-        labelled = Dataset.from_dict({role: [row[role] for row in inputs] for role in inputs[0]})
+
+def _checking(source: Source, name: str) -> str:
+    return f"Checking {place(source, name).partition(': ')[2]}"
+
+
+def _target(source: Source, column: str, task: Task, arguments: DataArguments, findings: Findings) -> Any:
+    """Return what is predicted, or ``None`` where the labels of train do not tell and errors are collected."""
+    with findings.catching("classes", "train"):
+        train = label_column_of(source, "train", column)
+        return choose_target(train, task.problem_types, arguments.problem_type, arguments.label_delimiter)
+    return None
+
+
+def _labelled_rows(
+    data: LabelledData, source: Source, name: str, column: str, arguments: DataArguments
+) -> tuple[np.ndarray, Any]:
+    """Return the rows of a split that have a label that is known, and their labels in column form.
+
+    The others are told of, or an error. Without a target every row is returned, and no labels.
+    """
+    split, target = source.splits[name], data.target
+    if target is None:
+        return np.arange(len(split)), None
+    labels = label_column_of(source, name, column)
+    missing = np.asarray(target.missing(labels, arguments.label_delimiter), dtype=np.int64)
+    rows = other_rows(len(split), missing)
+    if len(missing):
+        _tell_unlabelled(data, source, name, column, missing, arguments.on_problem)
+    if not len(rows):
+        return rows, None
+    present = dataclasses.replace(labels, split=_rows(split, rows))
+    try:
+        return rows, target.encode(present)
+    except UserError as error:
+        if not data.findings.collect:
+            raise
+        unknown = target.unknown(present)
+        offenders = [Offender(_reference(split, rows[row], source), f"the class '{t}'") for row, t in unknown.items()]
+        data.findings.add(ERROR, "unknown class", str(error), name, len(unknown), offenders)
+        known = other_rows(len(rows), np.fromiter(unknown, int, len(unknown)))
+        if not unknown or not len(known):
+            return rows[:0], None
+        return rows[known], target.encode(dataclasses.replace(present, split=present.split.select(known)))
+
+
+def _tell_unlabelled(
+    data: LabelledData, source: Source, name: str, column: str, missing: np.ndarray, on_problem: str
+) -> None:
+    where, count = place(source, name), len(source.splits[name])
+    severity = ERROR if on_problem == "error" or len(missing) == count else WARNING
+    if len(missing) == count:
+        message = f"{where} has no label in column '{column}' at all."
+    elif severity == ERROR:
+        message = (
+            f"{where} has no label in column '{column}' for {len(missing)} of {count} examples (row "
+            f"{listed(missing + 1)}). Fill them in, or remove those rows."
+        )
     else:
-        references = [f"row {row + 1}" for row in rows]
-        labelled = split.select_columns([column for role, column in columns.items() if role != LABEL])
-        labelled = labelled.rename_columns({c: role for role, c in columns.items() if role != LABEL and role != c})
-        if source.folder is not None and task.file_suffixes:
-            labelled = _located(labelled, task.inputs[0].role, source.folder)
-    looks = _inspect(labelled, place(source, name), task, track)
-    labelled = labelled.add_column(REFERENCE, references)
-    if target is not None and labels is not None:
-        labelled = labelled.add_column(LABEL, labels, feature=target.feature)
-    return labelled, looks
+        told = listed(f"row {row}" for row in missing + 1)
+        message = f"{name}: {len(missing)} examples without a label were left out ({told})."
+    data.findings.add(severity, "missing label", message, name, len(missing), _unlabelled(missing))
+    data.findings.leave_out(name, _unlabelled(missing))
 
 
-def _located(split: Dataset, role: str, folder: Path) -> Dataset:
-    """Let relative paths in a table start at the table."""
-    values = split[role]
-    found = [str(folder / v) if isinstance(v, str) and (folder / v).is_file() else v for v in values]
-    if found == list(values):
-        return split
-    return split.add_column("located", found).remove_columns(role).rename_column("located", role)
+def _unlabelled(rows: np.ndarray) -> Iterator[Offender]:
+    return (Offender(reference_text(row + 1), "no label") for row in rows)
 
 
-def _inspect(split: Dataset, where: str, task: Task, track: Track | None) -> list[Inspection]:
-    """Look at every input before anything is trained; threads, because decoding pictures leaves Python's lock."""
-    # a task that silences warnings in several threads at once would leave the filters changed for good
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        found: Iterable[Inspection] = pool.map(task.inspect, split)
-        if track is not None:
-            found = track(found, len(split), f"Checking {where.partition(': ')[2]}")
-        return list(found)
+def _rows(split: Dataset, rows: np.ndarray) -> Dataset:
+    return split if len(rows) == len(split) else split.select(rows)
 
 
-def _usable(looks: list[Inspection], split: Dataset, where: str, on_problem: str, notes: list[str]) -> list[int]:
-    """Return the rows whose inputs can be used; the others are told of, or an error."""
-    problems = [row for row, look in enumerate(looks) if look.problem]
-    if not problems:
-        return list(range(len(looks)))
-    references = split[REFERENCE]
-    if on_problem == "error" or len(problems) == len(looks):
-        first, *others = problems
-        more = f" ({len(others)} more like it: {listed((references[row] for row in others), 5)})" if others else ""
-        raise UserError(f"{where}, {references[first]}: {looks[first].problem}.{more}")
-    told = listed(f"{references[row]}: {looks[row].problem}" for row in problems)
-    notes.append(f"{where.partition(': ')[2]}: {len(problems)} examples were left out ({told}).")
-    return [row for row, look in enumerate(looks) if not look.problem]
+def _reference(split: Dataset, row: int, source: Source) -> str:
+    return split[int(row)][REFERENCE] if source.from_files else reference_text(row + 1)
 
 
-def _draw(data: LabelledData, name: str, share: float, seed: int, inspected: dict[str, Inspected]) -> None:
-    """Move a stratified share of the training split to a split of its own."""
-    train = data.splits["train"]
-    labels = data.labels("train")
-    if len(labels) < data.target.fewest_rows:
-        raise UserError(
-            f"--data: '{data.origin}' has {len(labels)} training examples for {data.target.describe()}, too few "
-            f"to hold back a {name} split. Give a {name} split"
-            + (", or set validation_size to 0." if name == "validation" else ".")
-        )
-    if GROUP in train.column_names:
-        groups = np.unique(np.asarray(train[GROUP], dtype=str), return_inverse=True)[1]
-        try:
-            drawn = draw_groups(data.target.strata(labels), groups, share, seed)
-        except ValueError as error:
-            raise UserError(f"--group_column: no {name} split can be drawn from '{data.origin}': {error}.") from error
-    else:
-        drawn = data.target.draw(labels, share, seed)
-    kept = np.setdiff1d(np.arange(len(labels)), drawn)
-    if lost := data.target.lost(labels[kept]):
-        raise UserError(
-            f"--group_column: drawn in whole groups, the {name} split of '{data.origin}' takes every example of "
-            f"{listed(lost)}. Give the splits yourself."
-        )
-    data.splits["train"], data.splits[name] = train.select(kept), train.select(drawn)
-    looks = inspected["train"]
-    inspected["train"], inspected[name] = looks.select(kept), looks.select(drawn)
-    whole = f", groups of '{data.group_column}' kept whole" if data.group_column else ""
-    data.notes.append(
-        f"no {name} split was given: {len(drawn)} of {len(labels)} training examples were drawn for it{whole}."
-    )
-
-
-def _with_groups(labelled: Dataset, split: Dataset, source: Source, column: str) -> Dataset:
-    """Add the group of every row."""
+def _with_references(examples: Dataset, split: Dataset, rows: np.ndarray, source: Source) -> Dataset:
+    """Add what each row is found by: its file, or its number in the table."""
     if source.from_files:
-        raise UserError(f"--group_column: '{source.origin}' is a folder of files; name a table that has the column.")
-    if column not in split.column_names:
-        raise UserError(
-            f"--group_column: there is no column '{column}' in '{source.origin}'.{nearest(column, split.column_names)}"
-        )
-    values = split[column]
-    if missing := [labelled[REFERENCE][row] for row, value in enumerate(values) if is_missing(value)]:
-        raise UserError(f"--group_column: '{source.origin}' has no value in '{column}' in {listed(missing)}.")
-    return labelled.add_column(GROUP, [str(value) for value in values])
+        return examples.add_column(REFERENCE, split[REFERENCE][:])
+    return examples.add_column(REFERENCE, rows + 1)
 
 
-def _note_torn_groups(data: LabelledData) -> None:
-    """Tell of groups that given splits tear apart."""
-    if data.group_column is None:
-        return
-    train = set(data.splits["train"][GROUP])
-    for name in sorted(set(data.splits) - {"train"}):
-        if torn := sorted(train & set(data.splits[name][GROUP])):
-            data.notes.append(
-                f"{len(torn)} groups of '{data.group_column}' stand in train and in {name} ({listed(torn)}): the "
-                f"{name} metrics are too good for new groups."
-            )
+def _usable(looks: Inspected, split: Dataset, where: str, name: str, on_problem: str, findings: Findings) -> np.ndarray:
+    """Return which rows' inputs can be used; the others are told of, or an error."""
+    place_of = where.partition(": ")[2]
+    for remark, rows in looks.remarks.items():
+        offenders = [Offender(reference_text(r), remark) for r in split.select(rows[:MOST_OFFENDERS])[REFERENCE]]
+        told = ", ".join(offender.reference for offender in offenders[:3]) + (", ..." if len(rows) > 3 else "")
+        message = f"{place_of}: {len(rows)} examples: {remark} ({told})."
+        findings.add(WARNING, "odd input", message, name, len(rows), offenders)
+    usable = np.ones(len(looks), dtype=bool)
+    if not looks.problems:
+        return usable
+    rows = sorted(looks.problems)
+    usable[rows] = False
+    references = [reference_text(reference) for reference in split.select(rows)[REFERENCE]]
+    offenders = [Offender(ref, looks.problems[row]) for row, ref in zip(rows, references, strict=True)]
+    if on_problem == "error" or len(rows) == len(looks):
+        more = f" ({len(rows) - 1} more like it: {listed(references[1:], 5)})" if len(rows) > 1 else ""
+        message = f"{where}, {references[0]}: {offenders[0].reason}.{more}"
+        findings.add(ERROR, "unusable input", message, name, len(rows), offenders)
+    else:
+        told = listed(f"{offender.reference}: {offender.reason}" for offender in offenders)
+        message = f"{place_of}: {len(rows)} examples were left out ({told})."
+        findings.add(WARNING, "unusable input", message, name, len(rows), offenders)
+    findings.leave_out(name, offenders)
+    return usable

@@ -7,6 +7,7 @@ them there are data sets of the Hub, and Python's data sets and pandas tables.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from hfft.data.folders import read_class_folders
 from hfft.data.hub import is_hub_id, read_hub
-from hfft.data.split_names import REFERENCE, SPLIT_OF, UNSPLIT
+from hfft.data.split_names import LABEL, REFERENCE, SPLIT_OF, UNSPLIT
 from hfft.data.tables import READERS, by_split, read_tables, tables_by_split, undecoded
 from hfft.errors import UserError, listed, nearest
 from hfft.paths import existing_path, files_below
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from hfft.task import Task
 
 
 @dataclass(frozen=True)
@@ -127,9 +130,21 @@ def _from_hub(data: str, cache_dir: str | None) -> Source:
     return Source({name: undecoded(split) for name, split in splits.items()}, data)
 
 
+def is_pattern(data: str) -> bool:
+    """Say whether ``data`` names several files, such as ``shards/*.parquet``."""
+    return glob.has_magic(data) and not _exists(Path(data))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _matching(data: str) -> list[Path]:
     """Return the tables that a pattern such as ``shards/*.parquet`` names; empty where ``data`` is no pattern."""
-    if not glob.has_magic(data) or Path(data).exists():
+    if not is_pattern(data):
         return []
     files = sorted(Path(path) for path in glob.glob(data, recursive=True) if Path(path).is_file())  # noqa: PTH207
     if not files:
@@ -157,6 +172,37 @@ def read_inputs(path: str | Path, file_suffixes: frozenset[str], cache_dir: str 
     return Source(
         {UNSPLIT: Dataset.from_dict({REFERENCE: [str(f) for f in files]})}, str(path), from_files=True, flag=flag
     )
+
+
+def task_inputs(source: Source, split: Dataset, task: Task, columns: Mapping[str, str]) -> Dataset:
+    """Return a split with the task's inputs alone, under the names of their roles."""
+    if source.from_files:
+        from datasets import Dataset
+
+        inputs = [task.from_file(path) for path in split[REFERENCE]]
+        return Dataset.from_dict({role: [row[role] for row in inputs] for role in inputs[0]})
+    inputs_of = {role: column for role, column in columns.items() if role != LABEL}
+    chosen = split.select_columns(list(inputs_of.values()))
+    chosen = chosen.rename_columns({column: role for role, column in inputs_of.items() if role != column})
+    if source.folder is not None and task.file_suffixes:
+        chosen = _located(chosen, task.inputs[0].role, source.folder)
+    return chosen
+
+
+def _located(split: Dataset, role: str, folder: Path) -> Dataset:
+    """Let relative paths in a table start at the table."""
+    values = split[role][:]
+    found = [_beside(value, folder) for value in values]
+    if found == values:
+        return split
+    return split.add_column("located", found).remove_columns(role).rename_column("located", role)
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    with contextlib.suppress(OSError, ValueError):  # too long for a name, or with a NUL in it
+        if isinstance(value, str) and (folder / value).is_file():
+            return str(folder / value)
+    return value
 
 
 def _checked(source: Source) -> Source:

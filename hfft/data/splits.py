@@ -6,6 +6,8 @@ import warnings
 
 import numpy as np
 
+from hfft.arrays import other_rows
+
 
 def draw_stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Choose about ``share`` of the rows, the same share of every class, and at least one row in all.
@@ -58,7 +60,7 @@ def draw_groups(labels: np.ndarray, groups: np.ndarray, share: float, seed: int)
     from sklearn.model_selection import StratifiedGroupKFold
 
     if share > 0.5:
-        return np.setdiff1d(np.arange(len(labels)), draw_groups(labels, groups, 1 - share, seed))
+        return other_rows(len(labels), draw_groups(labels, groups, 1 - share, seed))
     folds = max(2, round(1 / share))
     distinct = len(np.unique(groups))
     if distinct < folds:

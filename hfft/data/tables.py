@@ -92,6 +92,9 @@ def read_tables(tables: dict[str, list[Path]], cache_dir: str | None, flag: str 
         try:
             if builder == "csv":  # as written: "01" is no 1, and other rows do not decide what a cell is
                 header = pandas.read_csv(files[0], nrows=0, **options).columns
+                if len(header) == 1 and (separator := _other_separator(str(header[0]))):
+                    options = {**options, "sep": separator}
+                    header = pandas.read_csv(files[0], nrows=0, **options).columns
                 options = {**options, "features": datasets.Features(dict.fromkeys(header, datasets.Value("string")))}
             table = load_dataset(
                 builder,
@@ -115,6 +118,11 @@ def read_tables(tables: dict[str, list[Path]], cache_dir: str | None, flag: str 
             datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counting
         splits[split] = undecoded(table)
     return splits
+
+
+def _other_separator(header: str) -> str | None:
+    """Return what divides the names in a header without commas; in half of Europe spreadsheets write semicolons."""
+    return next((mark for mark in (";", "\t", "|") if mark in header), None)
 
 
 def _broken_line(files: list[Path]) -> str | None:

@@ -1,1 +1,1 @@
-"""What is computed on frozen features once they are there."""
+"""What frozen layers give for an example, computed once, and what is solved on it."""

@@ -19,7 +19,6 @@ from hfft.features.extraction import compute_features, kept_features, model_inpu
 from hfft.features.heads import LinearHead, solve_head
 from hfft.features.readout import Readout
 from hfft.precision import FP32
-from hfft.strategies import Strategy
 from hfft.targets import Target
 from hfft.task import StagedEncoder, Task
 
@@ -158,8 +157,8 @@ def start_from(
     model: Any,
     processor: Any,
     data: LabelledData,
-    strategy: Strategy,
     *,
+    solved_head: bool,
     pooling: str = AUTO,
     solver: str = AUTO,
     seed: int = 0,
@@ -188,7 +187,7 @@ def start_from(
     home = next(model.parameters()).device
     model.to(device)
     try:
-        if not strategy.solved_head:
+        if not solved_head:
             chosen, notes = choose_pooling(
                 task, model, MODEL if pooling == AUTO else pooling, features, data.target, labels, seed
             )

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from hfft.arrays import encode_column
 from hfft.errors import UserError, listed, nearest
 
 if TYPE_CHECKING:
@@ -33,27 +36,34 @@ class LabelColumn:
     @cached_property
     def values(self) -> list[Any]:
         """The cells as Python values."""
-        return list(self.split[self.name])
+        return list(self.split[self.name][:])  # by rows it would take a hundred times as long
 
     @property
     def feature(self) -> Any:
         """The column's type in the ``datasets`` library."""
         return self.split.features[self.name]
 
-    @property
+    @cached_property
+    def distinct(self) -> tuple[np.ndarray, list[Any]]:
+        """(rows,) codes, and the distinct cells that they stand for: ten million rows are no ten million objects."""
+        return encode_column(self.split, self.name)
+
+    @cached_property
     def first(self) -> Any:
         """The first cell that holds something, or ``None``."""
-        return next((value for value in self.values if not is_missing(value)), None)
+        return next((value for value in self.split[self.name] if not is_missing(value)), None)
 
     def problem(self, what: str) -> UserError:
         """Return the error that says what is wrong with this column."""
         return UserError(f"{self.where}: column '{self.name}' {what}")
 
-    def require_none_missing(self, missing: Sequence[int]) -> None:
+    def require_none_missing(self, missing: Sequence[int] | np.ndarray) -> None:
         """Raise :class:`UserError` that names the rows in ``missing``."""
-        if missing:
+        if 0 < len(missing) == len(self.split):
+            raise UserError(f"{self.where} has no label in column '{self.name}' at all.")
+        if len(missing):
             raise UserError(
-                f"{self.where} has no label in column '{self.name}' for {len(missing)} of {len(self.values)} examples "
+                f"{self.where} has no label in column '{self.name}' for {len(missing)} of {len(self.split)} examples "
                 f"(row {listed(row + 1 for row in missing)}). Fill them in, or remove those rows."
             )
 
@@ -126,3 +136,25 @@ def _numeric_first(name: str) -> tuple[float, str]:
     except ValueError:
         number = math.inf
     return (math.inf if math.isnan(number) else number, name)  # NaN has no place in an order
+
+
+def as_number(value: Any) -> float | None:
+    """Return a cell as a finite number, or ``None``."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def numbers_of(column: LabelColumn, rows: list[int]) -> list[float]:
+    """Return the numbers of some rows; raises :class:`UserError` for what is none, and for names of classes."""
+    from datasets import ClassLabel
+
+    if isinstance(column.feature, ClassLabel):
+        raise column.problem(f"holds classes ({column.feature.names[0]}, ...); regression needs numbers.")
+    numbers = [as_number(column.values[row]) for row in rows]
+    if None in numbers:
+        row = rows[numbers.index(None)]
+        raise column.problem(f"holds {column.values[row]!r} in row {row + 1}; regression needs finite numbers.")
+    return [number for number in numbers if number is not None]

@@ -11,14 +11,12 @@ from hfft.errors import UserError
 from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.metrics import LOWER_IS_BETTER
 from hfft.evaluation.multi_label import UNTUNED, best_thresholds, multi_label_metrics
-from hfft.targets.cells import LabelColumn, class_indices, class_list, class_texts, is_missing
-from hfft.targets.target import CONFIG_EXTRAS, Predict, Target
+from hfft.targets.cells import LabelColumn, class_indices, class_list, is_missing
+from hfft.targets.class_lists import class_lists, item_feature
+from hfft.targets.target import THRESHOLDS, Predict, Target
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-
-THRESHOLDS = CONFIG_EXTRAS[0]
-"""Where a model's configuration keeps the thresholds, in the order of its classes."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +56,11 @@ class MultiLabel(Target):
         missing = set(cls.missing(column, delimiter))
         if len(missing) == len(column.values):
             column.require_none_missing(sorted(missing))
-        rows = _class_sets(column, delimiter, [row for row in range(len(column.values)) if row not in missing])
+        rows = class_lists(column, delimiter, [row for row in range(len(column.values)) if row not in missing])
         texts = [text for row in rows for text in row]
         if not texts:
             raise column.problem("names no class in any training example.")
-        return cls(class_list(column, texts, _item_feature(column)), delimiter=delimiter)
+        return cls(class_list(column, texts, item_feature(column)), delimiter=delimiter)
 
     @classmethod
     def from_config(cls, config: PretrainedConfig) -> Self:
@@ -77,13 +75,13 @@ class MultiLabel(Target):
     def missing(cls, column: LabelColumn, delimiter: str | None = None) -> list[int]:
         """Return the rows without a list; an empty one is a label, and so is an empty text that would be divided."""
         if delimiter is None:
-            return super().missing(column)
+            return list(super().missing(column))
         return [row for row, value in enumerate(column.values) if is_missing(value) and not isinstance(value, str)]
 
     def encode(self, column: LabelColumn) -> list[list[int]]:
         """Return the sorted class indices of every row."""
         column.require_none_missing(self.missing(column, self.delimiter))
-        rows = _class_sets(column, self.delimiter, list(range(len(column.values))))
+        rows = class_lists(column, self.delimiter, list(range(len(column.values))))
         flat = class_indices(column, (text for row in rows for text in row), self.output_names)
         ends = np.cumsum([len(row) for row in rows])
         return [sorted(set(flat[end - len(row) : end])) for row, end in zip(rows, ends, strict=True)]
@@ -203,48 +201,4 @@ class MultiLabel(Target):
             f"answers = {call[:-1]}, top_k={len(self.output_names)})\n"
             f"thresholds = dict(zip(classify.model.config.id2label.values(), classify.model.config.{THRESHOLDS}))\n"
             'predicted = [a["label"] for a in answers if a["score"] >= thresholds[a["label"]]]'
-        )
-
-
-def _item_feature(column: LabelColumn) -> Any:
-    """Return the type of one class."""
-    return getattr(column.feature, "feature", None)
-
-
-def _class_sets(column: LabelColumn, delimiter: str | None, rows: list[int]) -> list[list[str]]:
-    """Return what the classes of some rows are called; raises :class:`UserError` for what is no list of classes."""
-    from datasets import ClassLabel
-
-    values = [column.values[row] for row in rows]
-    if delimiter is not None:
-        wrong = next((value for value in values if not isinstance(value, str)), None)
-        if wrong is not None:
-            kind = "lists, which need no delimiter" if isinstance(wrong, list) else "no texts"
-            raise UserError(f"--label_delimiter: column '{column.name}' of '{column.origin}' holds {kind} ({wrong!r}).")
-        return [[name for part in value.split(delimiter) if (name := part.strip())] for value in values]
-    declared = isinstance(_item_feature(column), ClassLabel)
-    for row, value in zip(rows, values, strict=True):
-        if not isinstance(value, list):
-            raise column.problem(
-                f"holds {value!r}; wanted is a list of classes for each example, or a text of classes and what divides "
-                "them (--label_delimiter)."
-            )
-        if any(is_missing(item) or (declared and item < 0) for item in value):
-            raise column.problem(f"holds a list with a missing class in row {row + 1}: {value!r}.")
-    _require_no_indicators(column, values)
-    flat = class_texts(column, [item for value in values for item in value], _item_feature(column))
-    ends = np.cumsum([len(value) for value in values])
-    return [flat[end - len(value) : end] for value, end in zip(values, ends, strict=True)]
-
-
-def _require_no_indicators(column: LabelColumn, values: list[list[Any]]) -> None:
-    """Refuse a 0 or 1 for each class, which would be read as the classes 0 and 1."""
-    from datasets import ClassLabel
-
-    same_length = len({len(value) for value in values}) == 1
-    if isinstance(_item_feature(column), ClassLabel) or not same_length:
-        return
-    if all(item in (0, 1) for value in values for item in value) and any(len(set(v)) < len(v) for v in values):
-        raise column.problem(
-            f"holds a 0 or 1 for each class ({values[0]!r}); wanted is the list of the classes themselves."
         )

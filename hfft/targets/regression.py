@@ -11,14 +11,11 @@ import numpy as np
 from hfft.errors import UserError
 from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.regression import REGRESSION_METRICS
-from hfft.targets.cells import LabelColumn, is_missing
-from hfft.targets.target import CONFIG_EXTRAS, Predict, Target
+from hfft.targets.cells import LabelColumn, as_number, is_missing, numbers_of
+from hfft.targets.target import MEAN, SCALE, Predict, Target
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-
-_, MEAN, SCALE = CONFIG_EXTRAS
-"""Where the configuration of a checkpoint in mid-training keeps what its outputs are to be scaled with."""
 
 _MOST_CLASSES = 20  # distinct numbers in a column of texts, or of whole numbers written as floats, that may be classes
 _BINS = 10
@@ -55,10 +52,10 @@ class Regression(Target):
         classes. They are numbers where there are more than 20 of them and some have a fraction, or most occur once.
         """
         first = column.first
-        if delimiter is not None or not isinstance(first, float | str) or _number(first) is None:
+        if delimiter is not None or not isinstance(first, float | str) or as_number(first) is None:
             return False
         distinct = [value for value in dict.fromkeys(column.values) if not is_missing(value)]
-        numbers = [_number(value) for value in distinct]
+        numbers = [as_number(value) for value in distinct]
         if any(number is None for number in numbers):
             return False
         fractions = any(number is not None and not number.is_integer() for number in numbers)
@@ -73,7 +70,7 @@ class Regression(Target):
         if delimiter is not None:
             raise UserError("--label_delimiter belongs to multi_label_classification: a number needs none.")
         missing = set(cls.missing(column))
-        values = _numbers(column, [row for row in range(len(column.values)) if row not in missing])
+        values = numbers_of(column, [row for row in range(len(column.values)) if row not in missing])
         if not values:
             column.require_none_missing(sorted(missing))
         if len(set(values)) == 1:
@@ -93,7 +90,7 @@ class Regression(Target):
     def encode(self, column: LabelColumn) -> list[float]:
         """Return the number of every row."""
         column.require_none_missing(self.missing(column))
-        return _numbers(column, list(range(len(column.values))))
+        return numbers_of(column, list(range(len(column.values))))
 
     @property
     def feature(self) -> Any:
@@ -170,6 +167,9 @@ class Regression(Target):
             delattr(model.config, name)
         return replace(self, mean=0.0, scale=1.0), None
 
+    def class_counts(self, labels: np.ndarray) -> None:
+        """There are no classes."""
+
     def outputs(self, logits: np.ndarray) -> np.ndarray:
         """Return numbers in the user's unit, (rows,)."""
         return logits.astype(np.float64).reshape(len(logits)) * self.scale + self.mean
@@ -211,25 +211,3 @@ class Regression(Target):
     def usage(self, call: str) -> str:
         """The score is the number."""
         return f'{call}[0]["score"]  # the number, in the unit of the data'
-
-
-def _number(value: Any) -> float | None:
-    """Return a cell as a finite number, or ``None``."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _numbers(column: LabelColumn, rows: list[int]) -> list[float]:
-    """Return the numbers of some rows; raises :class:`UserError` for what is none, and for names of classes."""
-    from datasets import ClassLabel
-
-    if isinstance(column.feature, ClassLabel):
-        raise column.problem(f"holds classes ({column.feature.names[0]}, ...); regression needs numbers.")
-    numbers = [_number(column.values[row]) for row in rows]
-    if None in numbers:
-        row = rows[numbers.index(None)]
-        raise column.problem(f"holds {column.values[row]!r} in row {row + 1}; regression needs finite numbers.")
-    return [number for number in numbers if number is not None]

@@ -42,7 +42,7 @@ class SingleLabel(Target):
         """Take the classes that occur, numbers in their order before words in theirs."""
         if delimiter is not None:
             raise UserError("--label_delimiter belongs to multi_label_classification: one class needs none.")
-        present = [value for value in _distinct(column) if not _is_missing(column, value)]
+        present = [value for value in _cells(column)[1] if not _is_missing(column, value)]
         if not present:
             column.require_none_missing(cls.missing(column))
         return cls(class_list(column, class_texts(column, present, column.feature), column.feature))
@@ -53,19 +53,24 @@ class SingleLabel(Target):
         return cls([str(config.id2label[index]) for index in range(config.num_labels)])
 
     @classmethod
-    def missing(cls, column: LabelColumn, delimiter: str | None = None) -> list[int]:
+    def missing(cls, column: LabelColumn, delimiter: str | None = None) -> np.ndarray:
         """Return the rows without a label; a ClassLabel says it with a negative number."""
-        if not any(_is_missing(column, value) for value in _distinct(column)):
-            return []
-        return [row for row, value in enumerate(column.values) if _is_missing(column, value)]
+        codes, cells = _cells(column)
+        return np.flatnonzero(np.array([_is_missing(column, cell) for cell in cells], dtype=bool)[codes])
 
-    def encode(self, column: LabelColumn) -> list[int]:
-        """Return the class index of every row."""
+    def encode(self, column: LabelColumn) -> np.ndarray:
+        """Return the class index of every row, (rows,) int."""
         column.require_none_missing(self.missing(column))
-        distinct = _distinct(column)
-        indices = class_indices(column, class_texts(column, distinct, column.feature), self.output_names)
-        index_of = dict(zip(distinct, indices, strict=True))
-        return [index_of[value] for value in column.values]
+        codes, cells = _cells(column)
+        texts = class_texts(column, cells, column.feature)
+        return np.asarray(class_indices(column, texts, self.output_names), dtype=np.int64)[codes]
+
+    def unknown(self, column: LabelColumn) -> dict[int, str]:
+        """Return row -> class of the rows whose class is not trained."""
+        codes, cells = _cells(column)
+        texts, known = class_texts(column, cells, column.feature), set(self.output_names)
+        rows = np.flatnonzero(np.array([text not in known for text in texts], dtype=bool)[codes])
+        return {int(row): texts[codes[row]] for row in rows}
 
     @property
     def feature(self) -> Any:
@@ -139,11 +144,11 @@ class SingleLabel(Target):
         return columns
 
 
-def _distinct(column: LabelColumn) -> list[Any]:
-    """Return the different cells in the order in which they come; raises :class:`UserError` for lists."""
+def _cells(column: LabelColumn) -> tuple[np.ndarray, list[Any]]:
+    """Return codes and distinct cells; raises :class:`UserError` for lists."""
     if isinstance(column.first, list | dict):
         class_texts(column, [column.first], column.feature)
-    return list(dict.fromkeys(column.values))
+    return column.distinct
 
 
 def _is_missing(column: LabelColumn, value: Any) -> bool:

@@ -8,7 +8,7 @@ form is what the loss is computed from. The *array* form is what metrics get. Th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -20,8 +20,11 @@ from hfft.targets.cells import LabelColumn, is_missing
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-CONFIG_EXTRAS = ("label_thresholds", "target_mean", "target_scale")
-"""What targets keep in a model's configuration beside transformers' own fields."""
+THRESHOLDS = "label_thresholds"
+"""Where a model's configuration keeps the threshold of each class, in their order."""
+
+MEAN, SCALE = "target_mean", "target_scale"
+"""Where the configuration of a checkpoint in mid-training keeps what its numbers are to be scaled with."""
 
 Predict = Callable[[], tuple[np.ndarray, np.ndarray]]
 """Gives array labels and outputs of the validation split."""
@@ -63,13 +66,17 @@ class Target(ABC):
         """Make the target that a fine-tuned model answers with."""
 
     @classmethod
-    def missing(cls, column: LabelColumn, delimiter: str | None = None) -> list[int]:
+    def missing(cls, column: LabelColumn, delimiter: str | None = None) -> Sequence[int] | np.ndarray:
         """Return the rows without a label."""
         return [row for row, value in enumerate(column.values) if is_missing(value)]
 
     @abstractmethod
-    def encode(self, column: LabelColumn) -> list[Any]:
+    def encode(self, column: LabelColumn) -> Any:
         """Return the column form of every row; raises :class:`UserError` for missing and unknown labels."""
+
+    def unknown(self, column: LabelColumn) -> dict[int, str]:
+        """Return row -> class of the rows whose class is not trained."""
+        return {}
 
     @property
     @abstractmethod
@@ -117,6 +124,11 @@ class Target(ABC):
         """Return the classes that none of the labels in array form names."""
         return []
 
+    def class_counts(self, labels: np.ndarray) -> np.ndarray | None:
+        """Return (classes,) how often each class occurs among labels in array form; ``None`` for numbers."""
+        counts = self.counts(labels)
+        return np.array([counts[name] for name in self.output_names], dtype=np.int64)
+
     @abstractmethod
     def counts(self, labels: np.ndarray) -> dict[str, float]:
         """Return what is told of a split's labels, in array form: how often each class occurs."""
@@ -156,7 +168,7 @@ class Target(ABC):
         Returns:
             the target in the units of training, and what is to be known of it, as a sentence.
         """
-        for name in CONFIG_EXTRAS:
+        for name in (THRESHOLDS, MEAN, SCALE):
             if hasattr(model.config, name):
                 delattr(model.config, name)  # of what the checkpoint was trained on before
         return self, None

@@ -23,6 +23,10 @@ MAX_PIXELS = 100_000_000
 # Times its shorter side that a picture may be long: preprocessing that scales the shorter side to 256 pixels makes
 # gigabytes of a strip. Beyond it the middle is kept, which is what a central crop leaves of it anyway.
 LONGEST_STRIP = 50
+_FEWEST_PIXELS = 8
+_MOST_STRETCHED = 10
+_ANIMATED = ("GIF", "WEBP", "PNG", "TIFF")
+
 
 _FIDELITY = 2  # a JPEG is decoded at a half, a quarter or an eighth if that is still twice the size that is wanted
 
@@ -55,7 +59,21 @@ def inspect_image(image: Any) -> Inspection:
         return Inspection(problem)
     digest = hashlib.blake2b(repr(decoded.size).encode() + decoded.tobytes(), digest_size=16).digest()
     sketch = np.asarray(decoded.resize((SKETCH, SKETCH), Image.Resampling.BOX))
-    return Inspection(key=digest, sketch=sketch)
+    return Inspection(key=digest, sketch=sketch, remark=_remark(image, decoded.size))
+
+
+def _remark(image: Any, size: tuple[int, int]) -> str | None:
+    """Return what is odd about a picture that can be decoded."""
+    if min(size) < _FEWEST_PIXELS:
+        return f"less than {_FEWEST_PIXELS} pixels wide or high"
+    if max(size) > _MOST_STRETCHED * min(size):
+        return f"more than {_MOST_STRETCHED} times as long as wide; the ends may be cut off"
+    with warnings.catch_warnings(), contextlib.suppress(Exception):  # of what stands behind the first frame
+        warnings.simplefilter("ignore")
+        opened = open_image(image)
+        if opened.format in _ANIMATED and getattr(opened, "is_animated", False):
+            return "an animation, or several pages, of which the first is taken"
+    return None
 
 
 def _try_decode(image: Any, shorter_side: int | None = None) -> tuple[str | None, Image.Image | None]:
@@ -78,6 +96,11 @@ def _try_decode(image: Any, shorter_side: int | None = None) -> tuple[str | None
     except Exception as error:  # Pillow's plug-ins raise whatever their parsers hit
         reason = str(error).split(" <", maxsplit=1)[0] or type(error).__name__
         return f"it cannot be read as a picture ({reason})", None
+
+
+def open_image(image: Any) -> Image.Image:
+    """Return a stored picture with its head read: size and mode are known, the pixels are not decoded yet."""
+    return image if isinstance(image, Image.Image) else Image.open(_stream(image))
 
 
 def _stream(image: Any) -> Any:

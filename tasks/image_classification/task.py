@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfft.findings import reference_text
 from hfft.loading import build_without_weights, load_classifier, reading
 from hfft.task import Collator, Encoder, Example, InputColumn, Inspection, Task
 
 from .decoding import SUFFIXES, inspect_image
+from .sizes import find_far_sizes
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfft.arguments import ModelArguments
+    from hfft.findings import Finding
     from hfft.targets import Target
 
 
@@ -46,6 +50,12 @@ class ImageClassification(Task):
     def inspect(self, example: Example) -> Inspection:
         """Copies have the same pixels, or hardly other ones."""
         return inspect_image(example["image"])
+
+    def check_model(
+        self, arguments: ModelArguments, splits: Mapping[str, Dataset], processor: Any = None
+    ) -> list[Finding]:
+        """Count the pictures that are much smaller or larger than what the model reads."""
+        return find_far_sizes(arguments, splits)
 
     def supports(self, config: PretrainedConfig) -> bool:
         """Every configuration that transformers maps to an image classifier."""
@@ -88,4 +98,4 @@ class ImageClassification(Task):
         """The path, where there is one."""
         image = example["image"]
         path = image.get("path") if isinstance(image, dict) else image
-        return path if isinstance(path, str) else str(example.get("reference", "picture"))
+        return path if isinstance(path, str) else reference_text(example.get("reference", "picture"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,13 +9,16 @@ from hfft.errors import UserError
 from hfft.loading import build_without_weights, load_classifier, reading
 from hfft.task import Collator, Encoder, Example, InputColumn, Inspection, Task
 
+from .inspection import inspect_texts
+from .lengths import LONGEST_BY_DEFAULT, find_cut_texts
+
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfft.arguments import ModelArguments
+    from hfft.findings import Finding
     from hfft.targets import Target
-
-_LONGEST_BY_DEFAULT = 512  # tokens; attention costs grow with the square
 
 
 class TextClassification(Task):
@@ -42,20 +44,17 @@ class TextClassification(Task):
 
     def check(self, example: Example) -> str | None:
         """Every text must be there."""
-        for role, value in example.items():
-            if value is None or not str(value).strip():
-                return f"the {role} is empty"
-            if not isinstance(value, str):
-                return f"the {role} is {value!r}, no text"
-        return None
+        return self.inspect(example).problem
 
     def inspect(self, example: Example) -> Inspection:
-        """Copies are texts that are equal but for case and blanks."""
-        problem = self.check(example)
-        if problem is not None:
-            return Inspection(problem)
-        texts = "\0".join(" ".join(str(example[role]).casefold().split()) for role in sorted(example))
-        return Inspection(key=hashlib.blake2b(texts.encode("utf-8", "surrogatepass"), digest_size=16).digest())
+        """Copies are texts that are equal but for case, blanks and punctuation, or that hardly differ."""
+        return inspect_texts(example)
+
+    def check_model(
+        self, arguments: ModelArguments, splits: Mapping[str, Dataset], processor: Any = None
+    ) -> list[Finding]:
+        """Count the texts that are longer than the model reads."""
+        return find_cut_texts(arguments, splits, processor)
 
     def supports(self, config: PretrainedConfig) -> bool:
         """Every configuration that transformers maps to a sequence classifier."""
@@ -137,7 +136,7 @@ def _max_length(wanted: int | None, tokenizer: Any, config: PretrainedConfig) ->
     offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type or config.model_type == "camembert" else 0
     readable = positions - offset if isinstance(positions, int) and positions > 0 else None
     if wanted is None:
-        return min(limit for limit in (tokenizer.model_max_length, readable, _LONGEST_BY_DEFAULT) if limit)
+        return min(limit for limit in (tokenizer.model_max_length, readable, LONGEST_BY_DEFAULT) if limit)
     if readable is not None and wanted > readable:
         raise UserError(f"--max_length: the model reads at most {readable} tokens, got {wanted}.")
     return wanted

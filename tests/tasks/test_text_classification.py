@@ -8,11 +8,12 @@ from hfft.tasks import TextClassification
 from transformers import AutoConfig, AutoTokenizer
 
 from hfft import ModelArguments, UserError
+from hfft.targets import SingleLabel
 
 
 def load(model: Path, **options) -> tuple:
     arguments = ModelArguments(model=str(model), **options)
-    return TextClassification().load(arguments, AutoConfig.from_pretrained(model), ["a", "b"])
+    return TextClassification().load(arguments, AutoConfig.from_pretrained(model), SingleLabel(["a", "b"]))
 
 
 def test_texts_are_cut_to_max_length_and_the_tokenizer_remembers(tiny_bert: Path, tmp_path: Path):

@@ -1,0 +1,79 @@
+"""What is odd about the classes: names that look alike, very uneven sizes, splits without an example of a class."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hfft.errors import listed
+from hfft.findings import ERROR, WARNING, Offender
+
+if TYPE_CHECKING:
+    from hfft.data.labelled import LabelledData
+
+_UNEVEN = 10  # times as many examples as the rarest class
+
+
+def tell_of_classes(data: LabelledData) -> None:
+    """Add what is odd about the class names, and about how often each class stands in the training split.
+
+    A class that lost all its examples is an error.
+    """
+    counts = data.target.class_counts(data.labels("train"))
+    if counts is None:
+        return
+    _tell_look_alikes(data)
+    lost = [data.class_names[index] for index in np.flatnonzero(counts == 0)]
+    if lost:
+        message = (
+            f"--data: '{data.origin}' has no training example of {listed(lost)} left, once the examples are left out "
+            "that cannot be used."
+        )
+        data.findings.add(ERROR, "classes", message, "train", len(lost), map(Offender, lost))
+    elif counts.max() > _UNEVEN * counts.min():
+        most, least = int(counts.argmax()), int(counts.argmin())
+        data.findings.add(
+            WARNING,
+            "imbalance",
+            f"the classes are uneven: '{data.class_names[most]}' has {counts[most]} of {counts.sum()} training "
+            f"examples, '{data.class_names[least]}' {counts[least]}. Accuracy alone is not enough; read balanced "
+            "accuracy and macro F1.",
+            "train",
+            int((counts * _UNEVEN < counts.max()).sum()),
+            (Offender(data.class_names[index], f"{counts[index]} examples") for index in counts.argsort(kind="stable")),
+        )
+
+
+def tell_untested(data: LabelledData) -> None:
+    """Add the classes of which a split that is measured on has no example."""
+    for name in sorted(data.splits.keys() - {"train"}):
+        counts = data.target.class_counts(data.labels(name))
+        if counts is None:
+            return
+        absent = [data.class_names[index] for index in np.flatnonzero(counts == 0)]
+        if absent:
+            message = f"the {name} split has no example of {listed(absent)}: nothing is measured about what is absent."
+            data.findings.add(WARNING, "untested class", message, name, len(absent), map(Offender, absent))
+
+
+def _tell_look_alikes(data: LabelledData) -> None:
+    alike: dict[str, list[str]] = {}
+    for name in data.class_names:
+        alike.setdefault(_plain(name), []).append(name)
+    groups = [names for names in alike.values() if len(names) > 1]
+    if groups:
+        told = listed(" and ".join(f"'{name}'" for name in names) for names in groups)
+        message = f"class names look alike: {told}. If they mean the same, give them one name."
+        offenders = (Offender(name, f"looks like '{names[0]}'") for names in groups for name in names[1:])
+        data.findings.add(WARNING, "look-alike classes", message, "train", len(groups), offenders)
+
+
+def _plain(name: str) -> str:
+    """Return a class name without capitals, blanks, hyphens and the s of a plural; a number by its value."""
+    plain = "".join(re.sub(r"(?<=.)[_-](?=.)", " ", name.casefold()).split())
+    try:
+        return repr(float(name))
+    except ValueError:
+        return plain[:-1] if len(plain) > 3 and plain.endswith("s") and not plain.endswith("ss") else plain

@@ -1,0 +1,87 @@
+"""Texts that are longer than a model reads, counted without torch where the model brings a ``tokenizer.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hfft.findings import NOTE, WARNING, Finding, Offender, reference_text
+from hfft.paths import model_file, model_settings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hfft.arguments import ModelArguments
+
+LONGEST_BY_DEFAULT = 512
+"""Tokens; attention costs grow with the square."""
+
+_SAMPLE = 5000  # texts of a split
+_LONGEST = 100_000  # letters that are tokenized of one text
+
+Counter = Callable[[list[str], list[str] | None], list[int]]
+
+
+def find_cut_texts(arguments: ModelArguments, splits: Mapping[str, Dataset], processor: Any) -> list[Finding]:
+    """Return a finding for each split with texts that the model reads only the beginning of."""
+    count, longest = _from_processor(processor) if processor is not None else _from_files(arguments)
+    if count is None:
+        message = f"'{arguments.model}' has no tokenizer.json here: the lengths of the texts are counted in a run."
+        return [Finding("text length", NOTE, message)]
+    findings = []
+    for name, split in splits.items():
+        rows = np.arange(len(split))
+        if len(rows) > _SAMPLE:
+            rows = np.sort(np.random.default_rng(0).choice(rows, _SAMPLE, replace=False))
+        sample = split.select(rows)
+        texts = [text[:_LONGEST] for text in sample["text"]]
+        pairs = [text[:_LONGEST] for text in sample["text_pair"]] if "text_pair" in split.column_names else None
+        lengths = np.array(count(texts, pairs))
+        cut = np.flatnonzero(lengths > longest)
+        if len(cut):
+            of = (
+                f"a sample of {len(rows):,} {name} texts" if len(rows) < len(split) else f"the {len(rows)} {name} texts"
+            )
+            message = (
+                f"{len(cut)} of {of} ({len(cut) / len(rows):.1%}) are longer than the {longest} tokens that the model "
+                f"reads here and are cut; the longest has {lengths.max():,}. See --max_length."
+            )
+            references = [reference_text(sample[int(row)]["reference"]) for row in cut[:20]]
+            offenders = [Offender(ref, f"{lengths[row]} tokens") for ref, row in zip(references, cut, strict=False)]
+            findings.append(Finding("text length", WARNING, message, name, len(cut), tuple(offenders)))
+    return findings
+
+
+def _from_processor(tokenizer: Any) -> tuple[Counter, int]:
+    def count(texts: list[str], pairs: list[str] | None) -> list[int]:
+        return [len(ids) for ids in tokenizer(texts, pairs, truncation=False, verbose=False)["input_ids"]]
+
+    return count, int(tokenizer.model_max_length)
+
+
+def _from_files(arguments: ModelArguments) -> tuple[Counter | None, int]:
+    """Return how tokens are counted, and how many the model reads, from the files of a checkpoint."""
+    from tokenizers import Tokenizer
+
+    file = model_file(arguments, "tokenizer.json")
+    if file is None:
+        return None, 0
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    def count(texts: list[str], pairs: list[str] | None) -> list[int]:
+        batch = texts if pairs is None else list(zip(texts, pairs, strict=True))
+        return [len(encoding.ids) for encoding in tokenizer.encode_batch(batch)]
+
+    limits = [arguments.max_length] if arguments.max_length else [LONGEST_BY_DEFAULT]
+    for name, key in (("tokenizer_config.json", "model_max_length"), ("config.json", "max_position_embeddings")):
+        settings = model_settings(arguments, name)
+        limit = settings.get(key)
+        # RoBERTa and its kin count positions from the padding index on
+        offset = (settings.get("pad_token_id") or 0) + 1 if "roberta" in str(settings.get("model_type")) else 0
+        if isinstance(limit, int | float) and limit > offset:
+            limits.append(int(min(limit - offset, 1e9)))
+    return count, arguments.max_length or min(limits)

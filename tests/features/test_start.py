@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from hfft.tasks import ImageClassification, TextClassification
+from transformers import AutoConfig
+
+from hfft import ModelArguments, UserError
+from hfft.caching import Cache
+from hfft.data import LabelledData
+from hfft.features.start import Features, Start, start_from
+from hfft.targets import MultiLabel, Regression, SingleLabel, Target
+from hfft.task import Task
+from tests.conftest import COLOURS, WORDS, make_sentences
+
+CLASSES = sorted(WORDS)
+TEXTS = [*make_sentences(30, 1), ("cat", "animal"), ("red and green and blue of one " * 3, "colour")]
+
+
+@pytest.fixture
+def text_data() -> LabelledData:
+    rows = {"text": [text for text, _ in TEXTS], "label": [CLASSES.index(name) for _, name in TEXTS]}
+    return LabelledData({"train": Dataset.from_dict(rows)}, SingleLabel(CLASSES), "texts")
+
+
+@pytest.fixture
+def picture_data(image_folder: Path) -> LabelledData:
+    files = sorted((image_folder / "train").glob("*/*.png"))
+    names = sorted(COLOURS)
+    rows = {"image": [str(file) for file in files], "label": [names.index(file.parent.name) for file in files]}
+    return LabelledData({"train": Dataset.from_dict(rows)}, SingleLabel(names), "pictures")
+
+
+def load(task: Task, folder: Path, target: Target, **options: Any) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    arguments = ModelArguments(model=str(folder), **options)
+    return task.load(arguments, AutoConfig.from_pretrained(folder), target)
+
+
+@pytest.fixture
+def bert(tiny_bert: Path) -> tuple[Any, Any]:
+    return load(TextClassification(), tiny_bert, SingleLabel(CLASSES))
+
+
+class Calls:
+    """Counts the examples that a model is given."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.examples = 0
+        model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, module: Any, args: Any, kwargs: Any) -> None:
+        self.examples += len(next(iter(kwargs.values())))
+
+
+def plain_features(model: Any, tokenizer: Any, texts: list[str]) -> Iterator[np.ndarray]:
+    """What the classifier is given, an example at a time: nothing is padded."""
+    for text in texts:
+        with torch.no_grad():
+            inputs = tokenizer([text], return_tensors="pt")
+            yield model.bert(**inputs).pooler_output[0].numpy()
+
+
+def test_features_are_what_the_last_layer_is_given(bert, text_data: LabelledData):
+    model, tokenizer = bert
+    source = Features(TextClassification(), model, tokenizer, text_data.splits["train"], None, batch_size=5)
+    found = source.read(source.readout())
+    expected = np.stack(list(plain_features(model.eval(), tokenizer, text_data.splits["train"]["text"])))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.dtype == np.float32
+    rows = [4, 31, 2]
+    np.testing.assert_allclose(source.read(source.readout(), rows), expected[rows], atol=1e-6)
+
+
+def test_features_are_computed_once(bert, text_data: LabelledData, tmp_path: Path):
+    model, tokenizer = bert
+    train = text_data.splits["train"]
+
+    def read(split: Dataset, with_model: Any = model) -> tuple[np.ndarray, int]:
+        source = Features(TextClassification(), with_model, tokenizer, split, Cache(tmp_path, 10**8))
+        readout, calls = source.readout(), Calls(with_model)
+        return source.read(readout), calls.examples
+
+    first, computed = read(train)
+    assert computed == len(set(train["text"]))
+    again, computed = read(train)
+    assert computed == 0
+    assert np.array_equal(first, again)
+    backwards, computed = read(train.select(range(len(train))[::-1]))  # the same examples in another order
+    assert computed == 0
+    assert np.array_equal(backwards, first[::-1])
+    with torch.no_grad():
+        model.classifier.weight.add_(1)
+    assert read(train)[1] == 0  # the head does not matter
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.bias[0] += 1e-3
+    changed, computed = read(train)
+    assert computed == len(set(train["text"]))
+    assert not np.array_equal(changed, first)
+
+
+def test_another_pooling_is_no_cached_feature(text_data: LabelledData, tiny_bert: Path, tmp_path: Path):
+    task, found = TextClassification(), []
+    for pooling in ("model", "mean"):
+        model, tokenizer = load(task, tiny_bert, text_data.target)
+        start_from(task, model, tokenizer, text_data, solved_head=False, pooling=pooling)
+        source = Features(task, model, tokenizer, text_data.splits["train"], Cache(tmp_path, 10**8))
+        found.append(source.read(source.readout()))
+    assert not np.allclose(*found, atol=1e-2)
+
+
+def begin(task: Task, pair: tuple[Any, Any], data: LabelledData, solved_head: bool = True, **options: Any) -> Start:
+    return start_from(task, *pair, data, solved_head=solved_head, **options)
+
+
+def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_a_solved_head_fits_and_the_trunk_stays_bit_for_bit(bert, text_data: LabelledData):
+    model, tokenizer = bert
+    before = state(model)
+    start = begin(TextClassification(), bert, text_data, pooling="model")
+    assert start.head is not None
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+    features = np.stack(list(plain_features(model.eval(), tokenizer, text_data.splits["train"]["text"])))
+    logits = model.classifier(torch.from_numpy(features))
+    torch.testing.assert_close(logits, start.head(torch.from_numpy(features)))
+    accuracy = (logits.argmax(dim=1).numpy() == np.asarray(text_data.splits["train"]["label"])).mean()
+    assert accuracy > 0.6  # the trunk is random
+
+
+def test_other_strategies_leave_the_model_as_it_was_drawn(bert, text_data: LabelledData):
+    before = state(bert[0])
+    start = begin(TextClassification(), bert, text_data, False)
+    assert (start.head, start.pooling, start.notes) == (None, "model", [])
+    assert all(torch.equal(value, before[name]) for name, value in bert[0].state_dict().items())
+
+
+def test_auto_takes_the_pooling_whose_head_fits_best(bert, text_data: LabelledData):
+    start = begin(TextClassification(), bert, text_data)
+    told = dict(pair.split(" ") for pair in start.notes[0].rpartition("examples: ")[2].rstrip(".").split(", "))
+    assert set(told) == {"model", "mean"}
+    assert start.pooling == min(told, key=lambda name: float(told[name]))
+
+
+def test_a_pooling_that_the_model_has_not_is_refused(bert, text_data: LabelledData):
+    with pytest.raises(UserError, match=r"--pooling: .* reads its trunk as model, mean, not as 'men'. Did you mean"):
+        begin(TextClassification(), bert, text_data, False, pooling="men")
+
+
+@pytest.mark.parametrize("backbone", ["tiny_timm", "tiny_vit"])
+def test_heads_of_vision_models_are_solved(backbone: str, request, picture_data: LabelledData):
+    task = ImageClassification()
+    pair = load(task, request.getfixturevalue(backbone), picture_data.target)
+    before = state(pair[0])
+    begin(task, pair, picture_data)
+    changed = {name for name, value in pair[0].state_dict().items() if not torch.equal(value, before[name])}
+    assert len(changed) == 2
+    encode = task.encoder(pair[1], training=False)
+    files = picture_data.splits["train"]["image"]
+    pixels = torch.stack([encode({"image": [file]})["pixel_values"][0] for file in files])
+    predicted = pair[0].eval()(pixel_values=pixels).logits.argmax(dim=1).numpy()
+    assert (predicted == np.asarray(picture_data.splits["train"]["label"])).mean() > 0.9  # the classes are colours
+
+
+def test_several_classes_and_numbers_have_heads_too(tiny_bert: Path, text_data: LabelledData):
+    task, texts = TextClassification(), text_data.splits["train"]["text"]
+    several = Dataset.from_dict({"text": texts, "label": [[0] if "cat" in text else [1, 2] for text in texts]})
+    target = MultiLabel(CLASSES)
+    pair = load(task, tiny_bert, target)
+    head = begin(task, pair, LabelledData({"train": several}, target, "texts")).head
+    assert head is not None
+    assert head.weight.shape == (3, 32)
+    numbers = Dataset.from_dict({"text": texts, "label": [float(len(text)) for text in texts]})
+    number = Regression(["length"], mean=30.0, scale=10.0)
+    pair = load(task, tiny_bert, number)
+    assert begin(task, pair, LabelledData({"train": numbers}, number, "texts")).head is not None
+    found = pair[0].eval()(**pair[1](texts[-1:], return_tensors="pt")).logits.item()
+    assert found > 1  # the longest text by far, in standardised units
+
+
+def test_an_unknown_solver_is_refused(bert, text_data: LabelledData):
+    with pytest.raises(UserError, match=r"no head solver 'logistik'. Did you mean 'logistic'"):
+        begin(TextClassification(), bert, text_data, solver="logistik")
