@@ -190,7 +190,7 @@ def _make_trainer(
         groups = len(LayerStack.from_model(model, args.layer_patterns))
         rates = f"{args.head_learning_rate or args.learning_rate:g} for the head, decay {args.layer_decay:g} from "
         rates += f"{args.learning_rate:g} down {groups} layer groups"
-    console.print(f"Strategy: {strategy.name} ({strategy.summary}); learning rate {rates}")
+    console.print(f"Strategy: {strategy.name} ({strategy.summary}); learning rate {rates}; {args.precision}")
     train, validation = _encoded(task, processor, data, args, cache, console)
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
@@ -297,6 +297,7 @@ def _start(
             seed=args.seed,
             cache=cache,
             batch_size=args.per_device_eval_batch_size,
+            precision=args.precision,
             device=args.device,
             track=lambda items, n, what: bar.track(items, n, description=what),
         )

@@ -33,7 +33,7 @@ _RECORDED_DEFAULTS = (
         "seed",
     ),
     *("per_device_train_batch_size", "augment", "freeze_batch_norm", "lr_scheduler_type"),
-    "train_sampling_strategy",
+    *("train_sampling_strategy", "precision"),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from hfft.sampling import EpochOfSampler, GlobalBatchSampler
 from hfft.strategies import load_strategy
 from hfft.training_arguments import FineTuningArguments, schedule_name
 
+_PREPARED = "_is_accelerate_prepared"
 _SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
@@ -216,6 +218,27 @@ class FineTuningTrainer(Trainer):
             self._prefix = None
             if self.unfreezing is not None:
                 self.unfreezing.release()
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Predict as the Trainer does, but in float32 whatever the precision of training: as the saved model will."""
+        with self._in_float32():
+            return super().predict(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _in_float32(self) -> Iterator[None]:
+        """Take off what accelerate puts around the model's forward for mixed precision, for the time."""
+        accelerator = self.accelerator
+        model: Any = accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        before = {name: vars(model)[name] for name in ("forward", _PREPARED) if name in vars(model)}
+        mixed, accelerator.native_amp = accelerator.native_amp, False
+        if "_original_forward" in vars(model):
+            model.forward = model._original_forward
+        try:
+            yield
+        finally:
+            accelerator.native_amp = mixed
+            vars(model).pop(_PREPARED, None)  # for float32 alone: training prepares it anew
+            vars(model).update(before)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

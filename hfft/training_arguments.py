@@ -15,6 +15,7 @@ from hfft.arguments import require_choice, require_range
 from hfft.errors import UserError
 from hfft.optim.factory import IN_TRANSFORMERS, require_known_optimizer
 from hfft.optim.schedules import SCHEDULES, require_known
+from hfft.precision import AUTO, BF16, FP16, resolve_precision
 from hfft.strategies import DEFAULT_STRATEGY, load_strategy
 
 # Fields of TrainingArguments that a run of hfft has no use for, and what to use instead.
@@ -139,6 +140,13 @@ class FineTuningArguments(TrainingArguments):
             '{"embeddings": 0}.'
         },
     )
+    precision: str = field(
+        default=AUTO,
+        metadata={
+            "help": "Number format: fp32, bf16, fp16 (mixed with fp32), or auto: bf16 where the device has "
+            "instructions for it (GPUs; CPUs with AMX or AVX512-BF16), else fp32."
+        },
+    )
     layer_patterns: list[str] | None = field(
         default=None,
         metadata={
@@ -244,6 +252,10 @@ class FineTuningArguments(TrainingArguments):
             self.use_cpu = True
         if self.use_cpu:
             self.dataloader_pin_memory = False
+        device_type = "cpu" if self.use_cpu else torch.accelerator.current_accelerator().type  # type: ignore[union-attr]
+        self.precision = resolve_precision(self.precision, bf16=self.bf16, fp16=self.fp16, device_type=device_type)
+        self.bf16: bool = self.precision == BF16
+        self.fp16: bool = self.precision == FP16
         schedule = schedule_name(self)
         require_known(schedule)
         own_schedule = schedule in SCHEDULES

@@ -171,7 +171,9 @@ def run(options: argparse.Namespace, training: str, side: str, seed: int) -> dic
             if not options.same_batches:
                 settings |= {"train_sampling_strategy": "group_by_length"}
             cache = Cache(f"{folder}/cache", 4 * 10**9) if side == "hfft" else None
-            trainer = hfft.FineTuningTrainer(model, hfft.FineTuningArguments(**settings), cache=cache, **shared)
+            trainer = hfft.FineTuningTrainer(
+                model, hfft.FineTuningArguments(precision="fp32", **settings), cache=cache, **shared
+            )
         start, start_of_work = time.perf_counter(), time.process_time()
         trainer.train()
         seconds, work = time.perf_counter() - start, time.process_time() - start_of_work

@@ -7,9 +7,10 @@ they are computed depend on that content alone, so that they are the same bit fo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from hfft.caching import Cache, content_key
 from hfft.data.prepared import Track
 from hfft.errors import UserError
 from hfft.features.readout import Readout
+from hfft.precision import FP32, autocast_on
 
 _FORMAT = 1
 
@@ -33,6 +35,7 @@ def compute_features(
     *,
     lengths: Sequence[int] | np.ndarray | None = None,
     batch_size: int = 64,
+    precision: str = FP32,
     track: Track | None = None,
 ) -> np.ndarray:
     """Run a model once over encoded examples and return its features.
@@ -44,6 +47,7 @@ def compute_features(
         collate: joins encoded examples into a batch.
         lengths: examples of like length share a batch.
         batch_size: examples at a time.
+        precision: number format to compute in.
         track: shows the progress.
 
     Returns:
@@ -59,10 +63,13 @@ def compute_features(
     if track is not None:
         batches = track(batches, len(rows_of), "Computing features")
     device = next(model.parameters()).device
+    autocast = autocast_on(device, precision)
     features = np.empty((0, 0), dtype=np.float32)
-    with readout.reading(model) as features_of, torch.inference_mode():
+    with readout.reading(model) as features_of, _channels_last(model), torch.inference_mode():
         for rows, batch in batches:
-            found = features_of(model(**model_inputs(batch, device))).float().cpu().numpy()
+            with autocast():
+                output = model(**model_inputs(batch, device))
+            found = features_of(output).float().cpu().numpy()
             found = found.reshape(len(rows), -1) if found.ndim == 4 else found  # a map of one position
             if found.ndim != 2 or len(found) != len(rows):
                 raise UserError(
@@ -73,6 +80,23 @@ def compute_features(
                 features = np.empty((count, found.shape[1]), dtype=np.float32)
             features[rows] = found
     return features
+
+
+@contextlib.contextmanager
+def _channels_last(model: nn.Module) -> Iterator[None]:
+    """Lay the weights of convolutions out with the channels last for the time, which makes them faster.
+
+    Only where nothing is differentiated: in this layout the backward pass of some convolutions (1 x 1, stride 2) writes
+    out of bounds on the CPU with torch 2.15: RepVGG, GERNet, MobileOne and FastViT crash.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    try:
+        for module in convolutions:
+            module.to(memory_format=torch.channels_last)
+        yield
+    finally:
+        for module in convolutions:
+            module.to(memory_format=torch.contiguous_format)
 
 
 def model_inputs(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

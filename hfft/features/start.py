@@ -18,6 +18,7 @@ from hfft.errors import UserError, listed, nearest
 from hfft.features.extraction import compute_features, kept_features, model_inputs, model_key
 from hfft.features.heads import LinearHead, solve_head
 from hfft.features.readout import Readout
+from hfft.precision import FP32
 from hfft.targets import Target
 from hfft.task import StagedEncoder, Task
 
@@ -54,6 +55,7 @@ class Features:
         split: raw examples; their labels are not read.
         cache: where features are kept, or ``None``.
         batch_size: examples at a time.
+        precision: number format to compute in.
         track: shows the progress.
     """
 
@@ -65,10 +67,11 @@ class Features:
         split: Any,
         cache: Cache | None,
         batch_size: int = 64,
+        precision: str = FP32,
         track: Track | None = None,
     ) -> None:
         self._task, self._model, self._cache = task, model, cache
-        self._batch_size, self._track = batch_size, track
+        self._batch_size, self._precision, self._track = batch_size, precision, track
         self._encoder = task.encoder(processor, training=False)
         self._collate = task.collator(processor)
         self._split = split.remove_columns([name for name in split.column_names if name == "label"])
@@ -94,13 +97,14 @@ class Features:
                 self._collate,
                 lengths=getattr(examples, "lengths", None),
                 batch_size=self._batch_size,
+                precision=self._precision,
                 track=self._track,
             )
 
         if keys is None:
             return compute(range(len(split)))
         assert isinstance(self._encoder, StagedEncoder)
-        key = model_key(self._model, readout.behind, str(self._encoder.key), readout.path)
+        key = model_key(self._model, readout.behind, str(self._encoder.key), readout.path, self._precision)
         return kept_features(compute, key, keys, self._cache)
 
     def _content(self, split: Any) -> list[str] | None:
@@ -160,6 +164,7 @@ def start_from(
     seed: int = 0,
     cache: Cache | None = None,
     batch_size: int = 64,
+    precision: str = FP32,
     device: torch.device | None = None,
     track: Track | None = None,
 ) -> Start:
@@ -177,7 +182,7 @@ def start_from(
     )
 
     def features() -> Features:
-        return Features(task, model, processor, train, cache, batch_size, track)
+        return Features(task, model, processor, train, cache, batch_size, precision, track)
 
     home = next(model.parameters()).device
     model.to(device)

@@ -1,0 +1,130 @@
+"""The comparisons with the stock Trainer run both sides, and say what they claim to say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "examples" / "benchmarks"
+
+
+@pytest.fixture
+def comparison(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Run every side in this process: a process for each takes its seconds to import the libraries."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setenv("COMPARISON_STARTED", str(time.time()))
+    module = importlib.import_module("comparison")
+
+    def in_this_process(options: Any, side: str, seed: int, folder: str) -> dict[str, Any]:
+        script = importlib.import_module(Path(sys.argv[0]).stem)
+        measured = script.run(options, side, seed, Path(folder))
+        return {"side": side, "seed": seed, "process_seconds": 1.0, "megabytes": 1.0, **measured}
+
+    monkeypatch.setattr(module, "_in_process", in_this_process)
+    return module
+
+
+def told(script: str, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    output = tmp_path / "told.json"
+    flags += ["--repetitions", "1", "--epochs", "2", "--batch_size", "8", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *flags])
+    importlib.import_module(script).main()
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize(("model", "data"), [("tiny_bert", "text_folder"), ("tiny_timm", "image_folder")])
+def test_a_probe_is_measured_beside_the_stock_trainer(comparison, model, data, request, tmp_path, monkeypatch, capsys):
+    paths = [str(request.getfixturevalue(name)) for name in (model, data)]
+    summary = told("probe", ["--model", paths[0], "--data", paths[1]], tmp_path, monkeypatch)["summary"]
+    assert list(summary) == ["stock", "hfft", "hfft, again", "hfft, one probe", "hfft, five folds"]
+    assert all(row["training_seconds"] > 0 for row in summary.values())
+    assert summary["hfft, again"]["accuracy"] == summary["hfft"]["accuracy"]
+    assert summary["hfft"]["accuracy"] >= 0.9  # the classes are those of words and colours
+    assert summary["hfft, five folds"]["cross_validated_accuracy"] > 0.8
+    assert "training ratio" in capsys.readouterr().out
+
+
+def test_the_second_run_finds_its_features(comparison, tiny_bert, text_folder, tmp_path, monkeypatch):
+    passes: list[int] = []
+    from hfft.features import start
+
+    original = start.compute_features
+    monkeypatch.setattr(start, "compute_features", lambda *args, **kw: passes.append(1) or original(*args, **kw))
+    probe = importlib.import_module("probe")
+    options = comparison.comparison_parser("", 1, "").parse_args(
+        ["--model", str(tiny_bert), "--data", str(text_folder)]
+    )
+    for side, computed in (("hfft", True), ("hfft, again", False)):
+        passes.clear()
+        probe.run(options, side, 0, tmp_path)
+        assert bool(passes) == computed
+
+
+def test_a_full_run_on_texts_is_measured_beside_both_ways_of_padding(
+    comparison, tiny_bert, text_folder, tmp_path, monkeypatch
+):
+    flags = ["--model", str(tiny_bert), "--data", str(text_folder), "--stock_learning_rate", "1e-2"]
+    summary = told("full", flags, tmp_path, monkeypatch)["summary"]
+    assert list(summary) == ["stock, padded to 128", "stock, dynamic padding", "hfft", "hfft, fp32"]
+    assert all(row["training_seconds"] > 0 and 0 <= row["accuracy"] <= 1 for row in summary.values())
+
+
+def test_a_full_run_on_pictures_may_start_from_random_weights(comparison, image_folder, tmp_path, monkeypatch):
+    flags = ["--architecture", "test_resnet", "--data", str(image_folder)]
+    found = told("full", flags, tmp_path, monkeypatch)
+    assert list(found["summary"]) == ["stock", "hfft", "hfft, fp32"]
+    assert [run.get("precision") for run in found["runs"]] == [None, "fp32", "fp32"]  # auto: see conftest
+
+
+def test_texts_are_padded_as_said(comparison, tiny_bert, text_folder, tmp_path):
+    stock = importlib.import_module("stock")
+    options = comparison.comparison_parser("", 1, "").parse_args(
+        ["--model", str(tiny_bert), "--data", str(text_folder)]
+    )
+    lengths = {
+        padded: {
+            batch["input_ids"].shape[1]
+            for batch in stock.stock_trainer(
+                options, 0, tmp_path, learning_rate=1e-3, padded=padded
+            ).get_eval_dataloader()
+        }
+        for padded in (True, False)
+    }
+    assert lengths[True] == {48}  # as many tokens as the model reads
+    assert max(lengths[False]) < 20
+
+
+def test_each_side_runs_in_a_process_of_its_own(tmp_path):
+    (tmp_path / "script.py").write_text(
+        f"""
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {str(BENCHMARKS)!r})
+from comparison import compare, comparison_parser, since_start
+
+def run(options, side, seed, folder):
+    (folder / side).touch()
+    about = {{"pid": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]}}
+    return {{"startup_seconds": since_start(), "training_seconds": float(len(list(folder.iterdir()))), **about}}
+
+compare(comparison_parser("", 1, "told.json").parse_args(), ("one", "other"), run)
+"""
+    )
+    command = [sys.executable, "script.py", "--data", "none", "--repetitions", "2", "--threads", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "told.json").read_text())
+    assert len({run["pid"] for run in found["runs"]}) == 4
+    assert {run["threads"] for run in found["runs"]} == {"3"}
+    assert [run["training_seconds"] for run in found["runs"]] == [1, 2, 1, 2]  # a repetition's sides share a folder
+    assert found["summary"]["other"]["training_seconds"] == 2
+    assert all(run["megabytes"] > 1 and run["startup_seconds"] > 0 for run in found["runs"])
+    assert "0.50x" in done.stdout
