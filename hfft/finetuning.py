@@ -297,7 +297,7 @@ def _start(
             seed=args.seed,
             cache=cache,
             batch_size=args.per_device_eval_batch_size,
-            precision=args.precision,
+            precision=str(args.precision),
             device=args.device,
             track=lambda items, n, what: bar.track(items, n, description=what),
         )

@@ -18,24 +18,24 @@ PRECISIONS = (AUTO, FP32, BF16, FP16)
 _LARGEST_DIFFERENCE = 0.05  # of gradients, relative; bfloat16 rounds by 0.4 %, and the sums here come out 1 % off
 
 
-def resolve_precision(wanted: str, *, bf16: bool, fp16: bool, device_type: str) -> str:
+def resolve_precision(wanted: str | None, *, bf16: bool, fp16: bool, device_type: str) -> str:
     """Return the number format to train in: ``fp32``, ``bf16`` or ``fp16``.
 
     What the Trainer's own switches or ``accelerate launch --mixed_precision`` say wins over ``auto``. The choice
     depends on the device alone, never on a timing: the same seed gives the same weights in each run.
 
     Args:
-        wanted: one of :data:`PRECISIONS`.
+        wanted: one of :data:`PRECISIONS`; ``None`` is what the switches say, and float32 where they say nothing.
         bf16, fp16: the Trainer's switches.
         device_type: ``cpu``, ``cuda``, ...
 
     Raises:
         UserError: for an unknown name, for contradictions, and for a format that the device lacks.
     """
-    if wanted not in PRECISIONS:
+    if wanted is not None and wanted not in PRECISIONS:
         raise UserError(f"precision must be one of {listed(PRECISIONS)}, got '{wanted}'.{nearest(wanted, PRECISIONS)}")
     chosen = {name: where for name, where in _chosen_elsewhere(bf16, fp16).items() if name != wanted}
-    if wanted != AUTO and chosen:
+    if wanted not in (AUTO, None) and chosen:
         raise UserError(
             f"precision {wanted} and {listed(chosen.values())} contradict each other: leave out one of them."
         )
@@ -43,7 +43,7 @@ def resolve_precision(wanted: str, *, bf16: bool, fp16: bool, device_type: str) 
         raise UserError(f"{listed(chosen.values())} exclude each other: leave out one of them.")
     if wanted == AUTO and not chosen:
         return BF16 if has_fast_bf16(device_type) and computes_in_bf16(_this_device(device_type)) else FP32
-    precision = next(iter(chosen), wanted)
+    precision = next(iter(chosen), wanted or FP32)
     _require(precision, device_type)
     return precision
 

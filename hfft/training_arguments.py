@@ -15,7 +15,7 @@ from hfft.arguments import require_choice, require_range
 from hfft.errors import UserError
 from hfft.optim.factory import IN_TRANSFORMERS, require_known_optimizer
 from hfft.optim.schedules import SCHEDULES, require_known
-from hfft.precision import AUTO, BF16, FP16, resolve_precision
+from hfft.precision import BF16, FP16, resolve_precision
 from hfft.strategies import DEFAULT_STRATEGY, load_strategy
 
 # Fields of TrainingArguments that a run of hfft has no use for, and what to use instead.
@@ -140,11 +140,11 @@ class FineTuningArguments(TrainingArguments):
             '{"embeddings": 0}.'
         },
     )
-    precision: str = field(
-        default=AUTO,
+    precision: str | None = field(
+        default=None,
         metadata={
             "help": "Number format: fp32, bf16, fp16 (mixed with fp32), or auto: bf16 where the device has "
-            "instructions for it (GPUs; CPUs with AMX or AVX512-BF16), else fp32."
+            "instructions for it (GPUs; CPUs with AMX or AVX512-BF16), else fp32 (default: what bf16 and fp16 say)."
         },
     )
     layer_patterns: list[str] | None = field(

@@ -11,7 +11,6 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +32,6 @@ def _caches(tmp_path_factory: pytest.TempPathFactory) -> None:
 
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets-cache")
     os.environ["HF_DATASETS_CACHE"] = str(datasets.config.HF_DATASETS_CACHE)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _plain_processor() -> Iterator[None]:
-    """Let ``precision auto`` be fp32 on every machine: most tests compare with plain loops, to the last digits."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hfft.precision.has_fast_bf16", lambda device_type: False)
-        yield
 
 
 def write_picture(path: Path, colour: tuple[int, int, int], generator: np.random.Generator, size: int = 24) -> None:

@@ -78,10 +78,11 @@ def test_a_full_run_on_texts_is_measured_beside_both_ways_of_padding(
 
 
 def test_a_full_run_on_pictures_may_start_from_random_weights(comparison, image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("hfft.precision.has_fast_bf16", lambda device_type: False)  # on every processor
     flags = ["--architecture", "test_resnet", "--data", str(image_folder)]
     found = told("full", flags, tmp_path, monkeypatch)
     assert list(found["summary"]) == ["stock", "hfft", "hfft, fp32"]
-    assert [run.get("precision") for run in found["runs"]] == [None, "fp32", "fp32"]  # auto: see conftest
+    assert [run.get("precision") for run in found["runs"]] == [None, "fp32", "fp32"]
 
 
 def test_texts_are_padded_as_said(comparison, tiny_bert, text_folder, tmp_path):

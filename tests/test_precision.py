@@ -25,6 +25,9 @@ def fast_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     ("wanted", "switches", "launcher", "resolved"),
     [
         ("auto", {}, "no", "bf16"),
+        (None, {}, "no", "fp32"),
+        (None, {"bf16": True}, "no", "bf16"),
+        (None, {}, "bf16", "bf16"),
         ("fp32", {}, "no", "fp32"),
         ("bf16", {}, "no", "bf16"),
         ("bf16", {"bf16": True}, "bf16", "bf16"),
@@ -41,8 +44,9 @@ def test_the_trainers_switches_follow_the_precision(
     assert args.mixed_precision == {"fp32": "no"}.get(resolved, resolved)
 
 
-def test_without_instructions_for_bf16_auto_is_fp32(tmp_path):
-    assert FineTuningArguments(output_dir=str(tmp_path), use_cpu=True).precision == "fp32"
+def test_without_instructions_for_bf16_auto_is_fp32(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda device_type: False)
+    assert FineTuningArguments(output_dir=str(tmp_path), use_cpu=True, precision="auto").precision == "fp32"
     switched = FineTuningArguments(output_dir=str(tmp_path), use_cpu=True, bf16=True)
     assert (switched.precision, switched.bf16) == ("bf16", True)
 
@@ -120,7 +124,7 @@ def assert_predicts_in_float32(trainer: FineTuningTrainer, model: Path) -> None:
 
 
 def test_training_computes_in_bf16_and_predicting_in_fp32(fast_bf16, tiny_timm, tmp_path):
-    trainer = make_trainer(tiny_timm, tmp_path)
+    trainer = make_trainer(tiny_timm, tmp_path, precision="auto")
     seen: list[torch.dtype] = []
     convolution = next(m for m in trainer.model.modules() if isinstance(m, torch.nn.Conv2d))
     convolution.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
@@ -158,7 +162,7 @@ def test_predictions_of_a_bf16_run_are_those_of_the_pipeline(
     out = tmp_path / "out"
     result = hfft.finetune(
         model=str(tiny_bert), data=str(text_folder), output_dir=str(out), strategy=strategy, num_train_epochs=2,
-        use_cpu=True, cache_dir=str(tmp_path / "cache"),
+        use_cpu=True, cache_dir=str(tmp_path / "cache"), precision="auto",
     )  # fmt: skip
     assert "; bf16" in " ".join(capsys.readouterr().out.split())
     assert yaml.safe_load((out / "run.yaml").read_text())["precision"] == "bf16"

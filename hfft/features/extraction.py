@@ -86,8 +86,8 @@ def compute_features(
 def _channels_last(model: nn.Module) -> Iterator[None]:
     """Lay the weights of convolutions out with the channels last for the time, which makes them faster.
 
-    Only where nothing is differentiated: in this layout the backward pass of some convolutions (1 x 1, stride 2) writes
-    out of bounds on the CPU with torch 2.15: RepVGG, GERNet, MobileOne and FastViT crash.
+    Only where nothing is differentiated: in this layout RepVGG, GERNet, MobileOne and FastViT crash in the backward
+    pass on the CPU with torch 2.15.
     """
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     try:
