@@ -82,7 +82,8 @@ def finetune(
     console = make_console()
 
     if not load_strategy(args.strategy).trains and "validation_size" not in settings:
-        data_arguments.validation_size = 0  # nothing is chosen on it: every example may help to solve the head
+        # nothing is chosen on it: every example may help to solve the head
+        data_arguments.validation_size = settings["validation_size"] = 0.0
     task, labelled = _read(data_arguments, args.seed, console)
     chosen = {**task_defaults(task, chosen), **chosen}
     args = training_arguments(chosen)

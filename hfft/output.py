@@ -37,7 +37,16 @@ _FIXED_ON_RESUME = (
         "label_column",
         "group_column",
     ),
-    *("freeze", "epochs_per_group", "layer_patterns", "lr_multipliers", "lr_scheduler_type"),
+    *(
+        "pooling",
+        "head_start",
+        "head_solver",
+        "freeze",
+        "epochs_per_group",
+        "layer_patterns",
+        "lr_multipliers",
+        "lr_scheduler_type",
+    ),
     *("max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "weight_decay"),
 )
 

@@ -69,6 +69,7 @@ def test_run_yaml_solves_the_same_head_again(probe, tmp_path: Path):
     settings = yaml.safe_load((Path(probe.output_dir) / "run.yaml").read_text())
     assert settings["strategy"] == "linear-probe"
     assert settings["pooling"] == "mean"
+    assert settings["validation_size"] == 0  # or `hfft evaluate` would draw one from what was trained on
     hfft.finetune(**{**settings, "output_dir": str(tmp_path / "again"), "cache_dir": str(tmp_path / "cold")})
     first, again = (Path(folder) / "model.safetensors" for folder in (probe.output_dir, tmp_path / "again"))
     assert first.read_bytes() == again.read_bytes()
