@@ -68,7 +68,9 @@ def plan_layers(model: str, task: str | Task | None = None, **settings: Any) -> 
     strategy = load_strategy(args.strategy)
     architecture = known.architecture(model_arguments, config)
     stack = LayerStack.from_model(architecture, args.layer_patterns)
-    rates = layer_learning_rates(len(stack), args.learning_rate, args.layer_decay, args.head_learning_rate)
+    rates = [0.0] * len(stack)
+    if strategy.trains:
+        rates = layer_learning_rates(len(stack), args.learning_rate, args.layer_decay, args.head_learning_rate)
     frozen = set(select_parameters(architecture, stack, args.freeze or []))
     sizes = {name: parameter.numel() for name, parameter in architecture.named_parameters()}
     layers = tuple(
@@ -91,7 +93,10 @@ def plan_layers(model: str, task: str | Task | None = None, **settings: Any) -> 
 
 def _starts(args: FineTuningArguments, groups: int) -> list[str]:
     """Return when each layer group begins to train, for people."""
-    if not load_strategy(args.strategy).gradual:
+    strategy = load_strategy(args.strategy)
+    if not strategy.trains:
+        return [*["never"] * (groups - 1), "solved"]
+    if not strategy.gradual:
         return ["from step 1"] * groups
     steps = 1000  # of the run or of an epoch; only shares of them are shown
     schedule = GradualUnfreezing(args.epochs_per_group).build_schedule(groups, steps, steps_per_epoch=steps)

@@ -124,3 +124,9 @@ def test_the_plan_says_when_each_layer_thaws_and_what_never_trains(tiny_bert: Pa
     assert trains() == ["after 50 % of the run", "after 33 % of the run", "after 17 % of the run", "from step 1"]
     assert trains(epochs_per_group=0.5) == ["after 1.5 epochs", "after 1 epochs", "after 0.5 epochs", "from step 1"]
     assert trains(freeze=["stem"])[0] == "never"
+
+
+def test_a_probe_trains_nothing(tiny_vit: Path):
+    layers = plan_layers(str(tiny_vit), task="image-classification", strategy="linear-probe").layers
+    assert [layer.trains for layer in layers] == [*["never"] * (len(layers) - 1), "solved"]
+    assert not any(layer.learning_rate for layer in layers)

@@ -27,7 +27,8 @@ def draw_layers(plan: LayerPlan, path: Path) -> None:
     figure.suptitle(plan.title, fontsize=11)
     sizes.barh(places, [layer.parameters for layer in plan.layers], color=_GREY)
     sizes.set_xlabel("parameters")
-    sizes.set_xscale("log")
+    if any(layer.learning_rate for layer in plan.layers):
+        sizes.set_xscale("log")
     sizes.set_yticks(places, names, fontsize=8, family="monospace")
     peaks = [layer.learning_rate for layer in plan.layers]
     rates.plot(peaks, places, "o", color=_BLUE, markersize=5)
