@@ -27,14 +27,14 @@ def draw_layers(plan: LayerPlan, path: Path) -> None:
     figure.suptitle(plan.title, fontsize=11)
     sizes.barh(places, [layer.parameters for layer in plan.layers], color=_GREY)
     sizes.set_xlabel("parameters")
-    if any(layer.learning_rate for layer in plan.layers):
-        sizes.set_xscale("log")
+    sizes.set_xscale("log")
     sizes.set_yticks(places, names, fontsize=8, family="monospace")
     peaks = [layer.learning_rate for layer in plan.layers]
     rates.plot(peaks, places, "o", color=_BLUE, markersize=5)
     rates.hlines(places, 0, peaks, color=_BLUE, linewidth=1, alpha=0.4)
-    rates.set_xscale("log")
-    rates.xaxis.set_major_locator(LogLocator(subs=(1,) if max(peaks) > 30 * min(peaks) else (1, 2, 5)))
+    if any(peaks):
+        rates.set_xscale("log")
+        rates.xaxis.set_major_locator(LogLocator(subs=(1,) if max(peaks) > 30 * min(peaks) else (1, 2, 5)))
     rates.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
     rates.xaxis.set_minor_formatter(NullFormatter())
     rates.set_xlabel("peak learning rate")
