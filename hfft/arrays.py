@@ -52,3 +52,10 @@ def other_rows(count: int, rows: np.ndarray) -> np.ndarray:
     others = np.ones(count, dtype=bool)
     others[rows] = False
     return np.flatnonzero(others)
+
+
+def sampled(split: Dataset, most: int) -> Dataset:
+    """Return all rows, or as many as that, drawn always alike and in their order."""
+    if len(split) <= most:
+        return split
+    return split.select(np.sort(np.random.default_rng(0).choice(len(split), most, replace=False)))

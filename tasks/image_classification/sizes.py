@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hfft.arrays import sampled
 from hfft.findings import NOTE, WARNING, Finding, Offender, reference_text
 from hfft.paths import model_settings
 
@@ -32,10 +33,7 @@ def find_far_sizes(arguments: ModelArguments, splits: Mapping[str, Dataset]) -> 
         return [Finding("image size", NOTE, message)]
     findings = []
     for name, split in splits.items():
-        rows = np.arange(len(split))
-        if len(rows) > _SAMPLE:
-            rows = np.sort(np.random.default_rng(0).choice(rows, _SAMPLE, replace=False))
-        sample = split.select(rows)
+        sample = sampled(split, _SAMPLE)
         with ThreadPoolExecutor() as pool:
             sides = np.array(list(pool.map(_shorter_side, sample["image"])))
         small, large = sides * _FAR < wanted, sides > _FARTHEST * wanted
@@ -43,7 +41,7 @@ def find_far_sizes(arguments: ModelArguments, splits: Mapping[str, Dataset]) -> 
             found = np.flatnonzero(far & (sides > 0))
             if len(found):
                 message = (
-                    f"{len(found)} of {len(rows)} {name} pictures ({len(found) / len(rows):.1%}) are {what} the "
+                    f"{len(found)} of {len(sample)} {name} pictures ({len(found) / len(sample):.1%}) are {what} the "
                     f"{wanted} pixels that the model reads; half of all are {np.median(sides):.0f} pixels or less."
                 )
                 offenders = tuple(

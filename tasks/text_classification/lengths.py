@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hfft.arrays import sampled
 from hfft.findings import NOTE, WARNING, Finding, Offender, reference_text
 from hfft.paths import model_file, model_settings
 
@@ -32,21 +33,18 @@ def find_cut_texts(arguments: ModelArguments, splits: Mapping[str, Dataset], pro
         return [Finding("text length", NOTE, message)]
     findings = []
     for name, split in splits.items():
-        rows = np.arange(len(split))
-        if len(rows) > _SAMPLE:
-            rows = np.sort(np.random.default_rng(0).choice(rows, _SAMPLE, replace=False))
-        sample = split.select(rows)
+        sample = sampled(split, _SAMPLE)
         texts = [text[:_LONGEST] for text in sample["text"]]
         pairs = [text[:_LONGEST] for text in sample["text_pair"]] if "text_pair" in split.column_names else None
         lengths = np.array(count(texts, pairs))
         cut = np.flatnonzero(lengths > longest)
         if len(cut):
-            of = (
-                f"a sample of {len(rows):,} {name} texts" if len(rows) < len(split) else f"the {len(rows)} {name} texts"
-            )
+            seen = f"the {len(sample)} {name} texts"
+            if len(sample) < len(split):
+                seen = f"a sample of {len(sample):,} {name} texts"
             message = (
-                f"{len(cut)} of {of} ({len(cut) / len(rows):.1%}) are longer than the {longest} tokens that the model "
-                f"reads here and are cut; the longest has {lengths.max():,}. See --max_length."
+                f"{len(cut)} of {seen} ({len(cut) / len(sample):.1%}) are longer than the {longest} tokens that the "
+                f"model reads here and are cut; the longest has {lengths.max():,}. See --max_length."
             )
             references = [reference_text(sample[int(row)]["reference"]) for row in cut[:20]]
             offenders = [Offender(ref, f"{lengths[row]} tokens") for ref, row in zip(references, cut, strict=False)]
