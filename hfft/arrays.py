@@ -18,11 +18,6 @@ def column_cells(split: Dataset, column: str) -> Any:
     return cells.take(split._indices.column(0))  # the library's own way makes a Python number of every index
 
 
-def column_array(split: Dataset, column: str) -> np.ndarray:
-    """Return a column of numbers as an array (rows,)."""
-    return column_cells(split, column).to_numpy()
-
-
 def column_values(split: Dataset, column: str) -> Any:
     """Return a column of numbers as an array (rows,), and one of lists as a list."""
     cells = column_cells(split, column)

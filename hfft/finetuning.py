@@ -16,7 +16,7 @@ from hfft.arguments import DataArguments, ModelArguments
 from hfft.caching import Cache, cache_folder
 from hfft.callbacks.progress import TrainingProgress
 from hfft.data import LabelledData, read_labelled
-from hfft.data.prepared import Track
+from hfft.data.inspecting import Track
 from hfft.errors import RunInterrupted, UserError, listed
 from hfft.evaluation import summarize
 from hfft.features.start import start_from

@@ -14,6 +14,7 @@ import numpy as np
 from torch.utils.data import get_worker_info
 
 from hfft.caching import Arrays, Cache, content_key
+from hfft.data.inspecting import Track
 from hfft.data.split_names import LABEL
 from hfft.ragged import RaggedArray, RaggedWriter
 from hfft.task import Encoder, Prepared, StagedEncoder
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 256  # examples prepared at a time
 _SHARD = 256_000_000  # bytes of an entry of the cache, about
-
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""Shows the progress of an iterable: (items, how many, what is done)."""
 
 
 def encoded(

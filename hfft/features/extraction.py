@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hfft.caching import Cache, content_key
-from hfft.data.prepared import Track
+from hfft.data.inspecting import Track
 from hfft.errors import UserError
 from hfft.features.readout import Readout
 from hfft.precision import FP32, autocast_on

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from hfft.caching import Cache, content_key
+from hfft.data.inspecting import Track
 from hfft.data.labelled import LabelledData
-from hfft.data.prepared import Track, encoded
+from hfft.data.prepared import encoded
 from hfft.data.split_names import GROUP, LABEL
 from hfft.data.splits import draw_stratified
 from hfft.errors import UserError, listed, nearest
