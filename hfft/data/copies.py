@@ -20,6 +20,7 @@ _BANDS = 8
 _MOST_CANDIDATES = 500  # of pictures without any structure all share a band
 _TOLERANCE = 0.1  # of the picture's own contrast: saving as JPEG costs a hundredth, another picture is beyond a half
 _LEAST_CONTRAST = 2.0  # grey levels
+_AT_A_TIME = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,11 @@ def find_copies(among: Inspected, of: Inspected) -> Copies:
 
 def find_repeats(of: Inspected) -> Copies:
     """Return which rows are copies of rows before them."""
-    order = np.argsort(of.loose, kind="stable")
-    values = of.loose[order]
-    repeats = np.flatnonzero((values[1:] == values[:-1]) & (values[1:] != 0)) + 1
-    rows, originals = order[repeats], order[np.searchsorted(values, values[repeats], "left")]
+    values = np.sort(of.loose)
+    repeated = np.unique(values[1:][(values[1:] == values[:-1]) & (values[1:] != 0)])
+    rows = _among(of.loose, repeated)  # the only ones whose order has to be known
+    originals = rows[_equal(of.loose[rows], of.loose[rows])[1]]
+    rows, originals = rows[rows != originals], originals[rows != originals]
     near, passed_over = _near(of, of, rows, within=True)
     return _gathered(of, of, rows, originals, near, passed_over)
 
@@ -70,9 +72,18 @@ def _equal(among: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of ``among`` whose key stands in ``of``, and the first row there."""
     order = np.argsort(of, kind="stable")
     values = of[order]
-    place = np.minimum(np.searchsorted(values, among, "left"), max(0, len(values) - 1))
-    rows = np.flatnonzero((values[place] == among) & (among != 0)) if len(values) else np.zeros(0, int)
-    return rows, order[place[rows]]
+    rows = _among(among, values)
+    return rows, order[np.searchsorted(values, among[rows], "left")]
+
+
+def _among(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the rows of ``keys``, but for zeros, that stand in the sorted ``values``; some at a time saves memory."""
+    found = [np.zeros(0, dtype=np.int64)]
+    for start in range(0, len(keys) if len(values) else 0, _AT_A_TIME):
+        some = keys[start : start + _AT_A_TIME]
+        place = np.minimum(np.searchsorted(values, some, "left"), len(values) - 1)
+        found.append(start + np.flatnonzero((values[place] == some) & (some != 0)))
+    return np.concatenate(found)
 
 
 def _near(among: Inspected, of: Inspected, known: np.ndarray, *, within: bool = False) -> tuple[dict[int, int], int]:

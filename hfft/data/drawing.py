@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hfft.arrays import encode_column, other_rows
+import numpy as np
+
+from hfft.arrays import encode_column, other_rows, select_rows
 from hfft.data.inspecting import Inspected
 from hfft.data.split_names import GROUP
 from hfft.data.splits import draw_groups
@@ -20,6 +22,17 @@ def draw_split(data: LabelledData, name: str, share: float, seed: int, inspected
 
     Raises :class:`UserError` where there are too few examples, and for groups that cannot be divided.
     """
+    kept, drawn = _divide(data, name, share, seed)
+    train, looks = data.splits["train"], inspected["train"]
+    data.splits["train"], data.splits[name] = select_rows(train, kept), select_rows(train, drawn)
+    inspected["train"], inspected[name] = looks.select(kept), looks.select(drawn)
+    whole = f", groups of '{data.group_column}' kept whole" if data.group_column else ""
+    message = f"no {name} split was given: {len(drawn)} of {len(train)} training examples were drawn for it{whole}."
+    data.findings.add(NOTE, "drawn split", message, name, len(drawn))
+
+
+def _divide(data: LabelledData, name: str, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of train that stay, and those that are drawn."""
     train = data.splits["train"]
     labels = data.labels("train")
     if len(labels) < data.target.fewest_rows:
@@ -41,9 +54,4 @@ def draw_split(data: LabelledData, name: str, share: float, seed: int, inspected
             f"--group_column: drawn in whole groups, the {name} split of '{data.origin}' takes every example of "
             f"{listed(lost)}. Give the splits yourself."
         )
-    data.splits["train"], data.splits[name] = train.select(kept), train.select(drawn)
-    looks = inspected["train"]
-    inspected["train"], inspected[name] = looks.select(kept), looks.select(drawn)
-    whole = f", groups of '{data.group_column}' kept whole" if data.group_column else ""
-    message = f"no {name} split was given: {len(drawn)} of {len(labels)} training examples were drawn for it{whole}."
-    data.findings.add(NOTE, "drawn split", message, name, len(drawn))
+    return kept, drawn

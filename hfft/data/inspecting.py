@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 import warnings
@@ -40,7 +41,8 @@ class Inspected:
         bands: (some, 4) uint64 of their texts.
         problems: row -> why the example cannot be used.
         remarks: what is odd -> rows.
-        texts: the rows' own texts, for those that have to be compared.
+        read_texts: returns the texts of some of the rows that were looked at, which ``places`` tells of these.
+        places: (rows,) where these rows stand among those, ``None`` for all of them.
     """
 
     exact: np.ndarray
@@ -50,23 +52,30 @@ class Inspected:
     bands: np.ndarray = field(default_factory=lambda: np.zeros((0, BANDS), dtype=np.uint64))
     problems: dict[int, str] = field(default_factory=dict)
     remarks: dict[str, list[int]] = field(default_factory=dict)
-    texts: Callable[[np.ndarray], list[str]] = field(default=lambda rows: [""] * len(rows), compare=False)
+    read_texts: Callable[[np.ndarray], list[str]] = field(default=lambda rows: [""] * len(rows), compare=False)
+    places: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.exact)
 
+    def texts(self, rows: np.ndarray) -> list[str]:
+        """Return the texts of some rows, for those that have to be compared."""
+        return self.read_texts(rows if self.places is None else self.places[rows])
+
     def select(self, rows: np.ndarray) -> Inspected:
-        """Return those of some rows, without their problems and remarks, which have been told by then."""
-        texts, place = self.texts, np.full(len(self), -1, dtype=np.int64)
-        place[rows] = np.arange(len(rows))
-        banded = place[self.banded]
+        """Return those of some sorted rows, without their problems and remarks, which have been told by then."""
+        if len(rows) == len(self):
+            return dataclasses.replace(self, problems={}, remarks={})
+        at = np.minimum(np.searchsorted(rows, self.banded), max(0, len(rows) - 1))
+        kept = rows[at] == self.banded if len(rows) else np.zeros(len(at), dtype=bool)
         return Inspected(
             self.exact[rows],
             self.loose[rows],
             None if self.sketches is None else self.sketches[rows],
-            banded[banded >= 0],
-            self.bands[banded >= 0],
-            texts=lambda some: texts(rows[some]),
+            at[kept],
+            self.bands[kept],
+            read_texts=self.read_texts,
+            places=rows if self.places is None else self.places[rows],
         )
 
 
@@ -86,7 +95,7 @@ def inspect_split(split: Dataset, task: Task, what: str, track: Track | None, ca
     def texts(rows: np.ndarray) -> list[str]:
         return [look.text or "" for look in task.inspect_batch(split[rows.tolist()])]
 
-    found.texts = texts
+    found.read_texts = texts
     return found
 
 
@@ -101,16 +110,22 @@ def _look(split: Dataset, task: Task, what: str, track: Track | None) -> Inspect
         return pack(task.inspect_batch(split[start : start + size]), sampled[start : start + size])
 
     def batches() -> Iterator[None]:
+        starts = range(0, len(split), size)
         # a task that silences warnings in several threads at once would leave the filters changed for good
         with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-            for batch in pool.map(look, range(0, len(split), size)):
-                parts.append(batch)
-                yield from repeat(None, len(batch))
+            for start, part in zip(starts, pool.map(look, starts), strict=True):
+                _put(part, start, found)
+                banded.append(part.banded + start)
+                bands.append(part.bands)
+                yield from repeat(None, len(part))
 
-    parts: list[Inspected] = []
+    # filled as they come: small parts of ten million rows, kept until they are joined, take twice the memory
+    found = Inspected(np.zeros(len(split), dtype=np.uint64), np.zeros(len(split), dtype=np.uint64))
+    banded, bands = [found.banded], [found.bands]
     for _ in track(batches(), len(split), what) if track is not None else batches():
         pass
-    return _join(parts)
+    found.banded, found.bands = np.concatenate(banded), np.concatenate(bands)
+    return found
 
 
 def pack(looks: list[Inspection], sampled: np.ndarray) -> Inspected:
@@ -133,23 +148,17 @@ def pack(looks: list[Inspection], sampled: np.ndarray) -> Inspected:
     return found
 
 
-def _join(parts: list[Inspected]) -> Inspected:
-    """Return the parts as one; rows that could not be read have a sketch of nothing."""
-    sizes = [len(part) for part in parts]
-    joined = Inspected(np.concatenate([p.exact for p in parts]), np.concatenate([p.loose for p in parts]))
-    if any(part.sketches is not None for part in parts):
-        nothing = (SKETCH, SKETCH, 3)
-        joined.sketches = np.concatenate(
-            [np.zeros((len(p), *nothing), np.uint8) if p.sketches is None else p.sketches for p in parts]
-        )
-    starts = np.cumsum([0, *sizes[:-1]]).tolist()
-    joined.banded = np.concatenate([part.banded + start for part, start in zip(parts, starts, strict=True)])
-    joined.bands = np.concatenate([part.bands for part in parts])
-    for part, start in zip(parts, starts, strict=True):
-        joined.problems |= {row + start: problem for row, problem in part.problems.items()}
-        for remark, rows in part.remarks.items():
-            joined.remarks.setdefault(remark, []).extend(row + start for row in rows)
-    return joined
+def _put(part: Inspected, start: int, found: Inspected) -> None:
+    """Put what was seen of some rows where they stand; rows that could not be read have a sketch of nothing."""
+    rows = slice(start, start + len(part))
+    found.exact[rows], found.loose[rows] = part.exact, part.loose
+    if part.sketches is not None:
+        if found.sketches is None:
+            found.sketches = np.zeros((len(found), *part.sketches.shape[1:]), dtype=np.uint8)
+        found.sketches[rows] = part.sketches
+    found.problems |= {row + start: problem for row, problem in part.problems.items()}
+    for remark, remarked in part.remarks.items():
+        found.remarks.setdefault(remark, []).extend(row + start for row in remarked)
 
 
 def _bytes(text: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfft.arguments import DataArguments
-from hfft.arrays import column_values, other_rows
+from hfft.arrays import column_values, other_rows, select_rows
 from hfft.data.class_checks import tell_of_classes, tell_untested
 from hfft.data.columns import find_columns
 from hfft.data.drawing import draw_split
@@ -126,26 +126,38 @@ def prepare(
     target = _target(source, columns[LABEL], task, arguments, findings)
     data = LabelledData({}, target, source.origin, findings, read_columns, arguments.group_column)
     inspected: dict[str, Inspected] = {}
-    for name, split in source.splits.items():
-        rows, labels = _labelled_rows(data, source, name, columns[LABEL], arguments)
-        if not len(rows):
-            continue
-        chosen = _rows(split, rows)
-        examples = task_inputs(source, chosen, task, columns)
-        looks = inspect_split(examples, task, _checking(source, name), track, arguments.cache_dir)
-        examples = _with_references(examples, chosen, rows, source)
-        if labels is not None:
-            examples = examples.add_column(LABEL, labels, feature=target.feature)
-        if arguments.group_column is not None:
-            examples = with_groups(examples, chosen, source, arguments.group_column)
-        usable = _usable(looks, examples, place(source, name), name, arguments.on_problem, findings)
-        rows = np.flatnonzero(usable)
-        data.splits[name] = examples if usable.all() else examples.select(rows)
-        inspected[name] = looks.select(rows)
+    for name in source.splits:
+        _read_split(data, inspected, source, name, task, columns, arguments, track)
     if "train" in data.splits:
         _settle_splits(data, inspected, set(source.splits), arguments, seed)
     data.splits = {name: data.splits[name] for name in ("train", "validation", "test") if name in data.splits}
     return data
+
+
+def _read_split(
+    data: LabelledData,
+    inspected: dict[str, Inspected],
+    source: Source,
+    name: str,
+    task: Task,
+    columns: Mapping[str, str],
+    arguments: DataArguments,
+    track: Track | None,
+) -> None:
+    """Add those examples of a split that have a label and can be used."""
+    rows, labels = _labelled_rows(data, source, name, columns[LABEL], arguments)
+    if not len(rows):
+        return
+    chosen = select_rows(source.splits[name], rows)
+    examples = task_inputs(source, chosen, task, columns)
+    looks = inspect_split(examples, task, _checking(source, name), track, arguments.cache_dir)
+    examples = _with_references(examples, chosen, rows, source)
+    if labels is not None:
+        examples = examples.add_column(LABEL, labels, feature=data.target.feature)
+    if arguments.group_column is not None:
+        examples = with_groups(examples, chosen, source, arguments.group_column)
+    usable = np.flatnonzero(_usable(looks, examples, place(source, name), name, arguments.on_problem, data.findings))
+    data.splits[name], inspected[name] = select_rows(examples, usable), looks.select(usable)
 
 
 def _settle_splits(
@@ -220,7 +232,7 @@ def _labelled_rows(
         _tell_unlabelled(data, source, name, column, missing, arguments.on_problem)
     if not len(rows):
         return rows, None
-    present = dataclasses.replace(labels, split=_rows(split, rows))
+    present = labels if len(rows) == len(split) else dataclasses.replace(labels, split=select_rows(split, rows))
     try:
         return rows, target.encode(present)
     except UserError as error:
@@ -232,7 +244,7 @@ def _labelled_rows(
         known = other_rows(len(rows), np.fromiter(unknown, int, len(unknown)))
         if not unknown or not len(known):
             return rows[:0], None
-        return rows[known], target.encode(dataclasses.replace(present, split=present.split.select(known)))
+        return rows[known], target.encode(dataclasses.replace(present, split=select_rows(present.split, known)))
 
 
 def _tell_unlabelled(
@@ -258,10 +270,6 @@ def _unlabelled(rows: np.ndarray) -> Iterator[Offender]:
     return (Offender(reference_text(row + 1), "no label") for row in rows)
 
 
-def _rows(split: Dataset, rows: np.ndarray) -> Dataset:
-    return split if len(rows) == len(split) else split.select(rows)
-
-
 def _reference(split: Dataset, row: int, source: Source) -> str:
     return split[int(row)][REFERENCE] if source.from_files else reference_text(row + 1)
 
@@ -270,7 +278,7 @@ def _with_references(examples: Dataset, split: Dataset, rows: np.ndarray, source
     """Add what each row is found by: its file, or its number in the table."""
     if source.from_files:
         return examples.add_column(REFERENCE, split[REFERENCE][:])
-    return examples.add_column(REFERENCE, rows + 1)
+    return examples.add_column(REFERENCE, (rows + 1).astype(np.int32 if len(rows) < 2**31 else np.int64))
 
 
 def _usable(looks: Inspected, split: Dataset, where: str, name: str, on_problem: str, findings: Findings) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfft.arrays import other_rows
+from hfft.arrays import other_rows, select_rows
 from hfft.data.copies import Copies, find_copies, find_repeats
 from hfft.data.inspecting import Inspected
 from hfft.data.shingles import MOST_PAIRS, MOST_SHINGLED
@@ -81,7 +81,7 @@ def _settle(
         message = f"every {name} example is a copy of a {other} example: there is no {name} split."
         add(WARNING, check, message, name, count, offenders)
         return
-    data.splits[name], inspected[name] = split.select(kept), inspected[name].select(kept)
+    data.splits[name], inspected[name] = select_rows(split, kept), inspected[name].select(kept)
     if not refused:
         add(WARNING, check, f"{what} and were left out.", name, count, offenders)
 

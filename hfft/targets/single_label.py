@@ -98,8 +98,7 @@ class SingleLabel(Target):
 
     def lost(self, labels: np.ndarray) -> list[str]:
         """Return the classes without an example."""
-        present = set(labels.tolist())
-        return [name for index, name in enumerate(self.output_names) if index not in present]
+        return [name for name, count in self.counts(labels).items() if not count]
 
     def counts(self, labels: np.ndarray) -> dict[str, float]:
         """Return class -> number of examples."""

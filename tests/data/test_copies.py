@@ -20,7 +20,7 @@ def sentences(count: int, words: int, seed: int = 0) -> list[str]:
 def inspected(texts: list[str]) -> Inspected:
     """Look at texts, each of which near copies are looked for."""
     found = pack(TEXT.inspect_batch({"text": texts}), np.ones(len(texts), dtype=bool))
-    found.texts = lambda rows: [plain_text(texts[row]) for row in rows]
+    found.read_texts = lambda rows: [plain_text(texts[row]) for row in rows]
     return found
 
 
