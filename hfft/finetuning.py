@@ -292,7 +292,7 @@ def _start(
             model,
             processor,
             data,
-            solved_head=_starts_solved(args),
+            solved_head=args.starts_solved,
             pooling=pooling,
             solver=args.head_solver,
             seed=args.seed,
@@ -305,12 +305,12 @@ def _start(
     return start.notes
 
 
-def _starts_solved(args: FineTuningArguments) -> bool:
-    return load_strategy(args.strategy).solved_head if args.head_start == "auto" else args.head_start == "solved"
-
-
 def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: RunRecord, console: Console) -> None:
     """Make the model that ships: the stock architecture, units of numbers, thresholds of classes."""
+    args = trainer.args
+    if args.starts_solved and args.load_best_model_at_end and args.eval_on_start and not trainer.state.best_global_step:
+        better = f"no better validation {str(args.metric_for_best_model).removeprefix('eval_')}"
+        _note(record.notes, f"Training has brought {better}: the solved head ships as it was.", console)
     finished = task.finished(trainer.accelerator.unwrap_model(trainer.model))
     if finished is not trainer.accelerator.unwrap_model(trainer.model):
         trainer.model = trainer.model_wrapped = finished

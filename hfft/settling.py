@@ -76,6 +76,8 @@ def settle(args: FineTuningArguments, task: Task, data: LabelledData, measure: M
         args.eval_strategy = type(args.eval_strategy)("no")
         args.load_best_model_at_end = False
         args.metric_for_best_model = None
+    if args.starts_solved and args.load_best_model_at_end:
+        args.eval_on_start = True  # what is trained has to be better than the probe, or the probe ships
     if args.metric_for_best_model is not None:
         name = args.metric_for_best_model.removeprefix("eval_")
         known = ["loss", *measure(*data.target.sample())]

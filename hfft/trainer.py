@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import has_length, seed_worker
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, seed_worker
 
 from hfft.caching import Cache
 from hfft.callbacks.early_stopping import EarlyStopping
@@ -273,6 +273,20 @@ class FineTuningTrainer(Trainer):
         if "learning_rate" in logs:
             logs |= {f"lr/{layer}": rate for layer, rate in self._rates.items()}
         super().log(logs, start_time)
+
+    def _evaluate(
+        self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
+    ) -> dict[str, float]:
+        """Evaluate as the Trainer does; with ``eval_on_start`` the start itself may turn out as the best checkpoint."""
+        if skip_scheduler and self.state.global_step > 0:
+            return {}  # resumed: this is no start
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        if skip_scheduler and self.args.load_best_model_at_end:
+            self._determine_best_metric(metrics=metrics, trial=trial)
+            # the Trainer takes step 0 for no step
+            self.state.best_model_checkpoint = str(Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-0")
+            self._save_checkpoint(self.model, trial)
+        return metrics
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save model and processor as the Trainer does, without the pickled arguments beside them."""

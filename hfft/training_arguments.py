@@ -279,6 +279,11 @@ class FineTuningArguments(TrainingArguments):
             # One process that feeds several GPUs (DataParallel) is slower than one GPU more often than not.
             self._n_gpu = 1
 
+    @property
+    def starts_solved(self) -> bool:
+        """Whether the new head is solved before anything is trained."""
+        return load_strategy(self.strategy).solved_head if self.head_start == "auto" else self.head_start == "solved"
+
 
 def schedule_name(args: TrainingArguments) -> str:
     """Return the name of the learning-rate schedule, which transformers keeps as an enumeration."""

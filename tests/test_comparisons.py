@@ -85,6 +85,14 @@ def test_a_full_run_on_pictures_may_start_from_random_weights(comparison, image_
     assert [run.get("precision") for run in found["runs"]] == [None, "fp32", "fp32"]
 
 
+def test_some_sides_may_be_measured_alone(comparison, tiny_bert, text_folder, tmp_path, monkeypatch):
+    flags = ["--model", str(tiny_bert), "--data", str(text_folder)]
+    found = told("probe", [*flags, "--sides", "hfft, one probe", "hfft, five folds"], tmp_path, monkeypatch)
+    assert list(found["summary"]) == ["hfft, one probe", "hfft, five folds"]
+    with pytest.raises(SystemExit, match="no coal; there are stock; hfft"):
+        told("probe", [*flags, "--sides", "coal"], tmp_path, monkeypatch)
+
+
 def test_texts_are_padded_as_said(comparison, tiny_bert, text_folder, tmp_path):
     stock = importlib.import_module("stock")
     options = comparison.comparison_parser("", 1, "").parse_args(

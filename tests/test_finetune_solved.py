@@ -100,6 +100,25 @@ def test_lp_ft_starts_from_the_probe_and_trains_every_layer(tiny_bert, text_fold
     torch.testing.assert_close(one["classifier.weight"], other["classifier.weight"], atol=2e-6, rtol=0)
 
 
+def evaluated(run: hfft.FineTuneResult) -> list[int]:
+    return [entry["step"] for entry in run.record.history if "eval_loss" in entry]
+
+
+@pytest.mark.parametrize("strategy", ["lp-ft", "gradual"])
+def test_where_training_only_harms_the_solved_head_ships(tiny_bert, text_folder, tmp_path: Path, strategy: str):
+    settings = {**QUICK, "model": str(tiny_bert), "data": str(text_folder), "pooling": "model", "strategy": strategy}
+    out = tmp_path / "out"
+    run = hfft.finetune(output_dir=str(out), learning_rate=3.0, warmup_steps=0, **settings)
+    assert run.trainer.state.best_model_checkpoint == str(out / "checkpoint-0")
+    shipped, start = (
+        load_file(tmp_path / "out" / path) for path in ("model.safetensors", "checkpoint-0/model.safetensors")
+    )
+    assert all(torch.equal(shipped[name], start[name]) for name in start)
+    entry = next(entry for entry in run.record.history if entry.get("step") == 0)
+    assert run.metrics["validation_loss"] == entry["eval_loss"]
+    assert any("the solved head ships" in note for note in run.record.notes)
+
+
 def test_lp_ft_goes_on_where_it_was_interrupted(tiny_bert, text_folder, tmp_path: Path):
     settings = {
         **QUICK,
@@ -119,7 +138,10 @@ def test_lp_ft_goes_on_where_it_was_interrupted(tiny_bert, text_folder, tmp_path
         for file in checkpoint.iterdir():
             file.unlink()
         checkpoint.rmdir()
-    hfft.finetune(output_dir=str(tmp_path / "whole"), resume=True, **settings)
+    resumed = hfft.finetune(output_dir=str(tmp_path / "whole"), resume=True, **settings)
+    assert (
+        evaluated(resumed) == evaluated(whole) == [0, *(int(path.name.partition("-")[2]) for path in checkpoints[1:])]
+    )
     again = load_file(tmp_path / "whole" / "model.safetensors")
     before = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(before[name], again[name]) for name in before)

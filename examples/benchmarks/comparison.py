@@ -46,6 +46,7 @@ def comparison_parser(description: str, epochs: float, output: str) -> argparse.
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=3, help="seeds, of which the medians are taken")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sides", nargs="+", metavar="SIDE", help="measure these alone, the reference first")
     parser.add_argument("--output", default=output, help="JSON file to write")
     parser.add_argument("--one", nargs=3, metavar=("SIDE", "SEED", "FOLDER"), help=argparse.SUPPRESS)
     return parser
@@ -57,6 +58,9 @@ def compare(options: argparse.Namespace, sides: Sequence[str], run: Run) -> None
         side, seed, folder = options.one
         print(json.dumps({**run(options, side, int(seed), Path(folder)), "megabytes": peak_megabytes()}))
         return
+    if unknown := set(options.sides or ()) - set(sides):
+        raise SystemExit(f"--sides: there is no {', '.join(sorted(unknown))}; there are {'; '.join(sides)}.")
+    sides = options.sides or sides
     results = []
     for seed in range(options.repetitions):
         with tempfile.TemporaryDirectory() as folder:

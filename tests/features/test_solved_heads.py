@@ -107,6 +107,49 @@ def test_held_out_outputs_come_from_heads_that_did_not_see_the_example():
     assert head.strength == max(point.strength for point in head.path)
 
 
+def test_neither_weights_nor_strength_of_held_out_outputs_come_from_the_example():
+    features, targets = blobs(rows=400, spread=4.0)
+    head = solve_head(features, targets, seed=3)
+    fold_of = draw_folds(targets, 5, seed=3)[0]
+    for fold in range(5):
+        held_out = fold_of == fold
+        losses = {
+            point.strength: held_out_losses(features, targets, fold_of, point.strength)[~held_out]
+            for point in head.path
+        }
+        least = min(losses.values(), key=np.mean)
+        bound = least.mean() + least.std() / len(least) ** 0.5
+        chosen = max(strength for strength, found in losses.items() if found.mean() <= bound)
+        alone = solve_head(features[~held_out], targets[~held_out], strength=chosen * share_of(features, ~held_out))
+        expected = alone(torch.tensor(features[held_out])).softmax(1)
+        torch.testing.assert_close(head.out_of_fold[held_out].softmax(1), expected, rtol=0, atol=0.02)
+
+
+def share_of(features, rows):
+    """The scale is that of the whole set, also where some are held out."""
+    return (scale_of(features) / scale_of(features[rows])) ** 2
+
+
+def held_out_losses(features, targets, fold_of, strength):
+    losses = np.empty(len(targets))
+    for fold in range(5):
+        inside = fold_of == fold
+        head = solve_head(features[~inside], targets[~inside], strength=strength * share_of(features, ~inside))
+        logits = head(torch.tensor(features[inside])).log_softmax(1).numpy()
+        losses[inside] = -logits[np.arange(inside.sum()), targets[inside]]
+    return losses
+
+
+def test_the_path_goes_to_where_the_loss_is_least_and_no_further():
+    features, targets = blobs(rows=300, dims=40, spread=4.0)
+    strong = solve_head(features, targets).path  # hardly anything can be learned: a strong penalty is best
+    assert strong[0].strength > 1
+    easy = solve_head(*blobs(rows=300, spread=0.5)).path
+    assert easy[0].strength < 1  # stronger ones were never tried
+    for path in (strong, easy):
+        assert [point.strength for point in path] == sorted((point.strength for point in path), reverse=True)
+
+
 @pytest.mark.parametrize("solver", list_solvers())
 def test_the_same_seed_gives_the_same_bits(solver):
     features, targets = blobs()

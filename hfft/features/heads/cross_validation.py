@@ -1,8 +1,9 @@
-"""The path from strong to weak regularisation: all folds side by side, each strength started from the one before."""
+"""The path through the strengths of regularisation: all folds side by side, each started from the one before."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 
 from hfft.features.heads.folds import draw_folds
 from hfft.features.heads.linear import LinearHead, PathPoint, choose_strength
-from hfft.features.heads.problem import DEFAULT_STRENGTH, STRENGTHS, Problem
+from hfft.features.heads.problem import DEFAULT_STRENGTH, FIRST_STRENGTH, STRENGTHS, Problem
 
-_FINE_ELEMENTS = 2**24
+_FINE_ELEMENTS = 2**22  # examples x dims x classes
 
 
 class Fit(Protocol):
@@ -37,8 +38,8 @@ def solve_path(
 ) -> LinearHead:
     """Choose the strength by cross-validation where none is given, then solve on all examples.
 
-    The path ends where the held-out loss has been above its least for two strengths running. Folds are solved to a
-    thousandth in the loss per example, the head itself to a billionth.
+    Folds are solved to a thousandth in the loss per example, the head itself to a billionth, or to a millionth where it
+    is large: held-out losses are known to a hundredth.
 
     Args:
         problem: what to solve.
@@ -55,15 +56,39 @@ def solve_path(
         folds = draw_folds(problem.strata, problem.folds, problem.seed, problem.groups)
         strength = DEFAULT_STRENGTH if DEFAULT_STRENGTH in strengths else strengths[len(strengths) // 2]
         if len(folds):
-            path, weights, held_out = _follow(problem, folds, fit, held_out_loss, strengths)
+            steps = _follow(problem, folds, fit, held_out_loss, strengths)
+            path = [step.point() for step in steps]
             chosen = choose_strength(path)
-            strength, out_of_fold = path[chosen].strength, held_out[chosen]
-            start = weights[chosen]
-    dtype = torch.float64 if basis.coordinates.numel() <= _FINE_ELEMENTS else torch.float32
-    tolerance = 1e-9 if dtype == torch.float64 else 1e-6
+            strength, start = path[chosen].strength, steps[chosen].weights.mean(dim=1, keepdim=True)
+            out_of_fold = _out_of_fold(steps, folds)
+    fine = basis.coordinates.numel() * outputs <= _FINE_ELEMENTS
+    dtype, tolerance = (torch.float64, 1e-9) if fine else (torch.float32, 1e-6)
     solution = fit(everything, strength, start, tolerance, dtype)[:, 0]
     weight, bias = basis.to_features(solution[:-1], solution[-1])
     return LinearHead(weight, bias, strength, tuple(path), out_of_fold)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One strength, solved in every fold.
+
+    Attributes:
+        strength: of the penalty.
+        weights: (rank + 1, problems, classes).
+        outputs: (repeats, examples, classes) of the heads that had not seen the example, else NaN.
+        losses: (examples,) of them, a mean over the repeats.
+    """
+
+    strength: float
+    weights: torch.Tensor
+    outputs: torch.Tensor
+    losses: torch.Tensor
+
+    def point(self, without: torch.Tensor | None = None) -> PathPoint:
+        """Return the mean loss of all examples that were held out, or of those but for some."""
+        counted = ~self.losses.isnan()
+        losses = self.losses[counted if without is None else counted & ~without].double()
+        return PathPoint(self.strength, float(losses.mean()), float(losses.std(correction=0)) / len(losses) ** 0.5)
 
 
 def _follow(
@@ -72,37 +97,59 @@ def _follow(
     fit: Fit,
     held_out_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     strengths: tuple[float, ...],
-) -> tuple[list[PathPoint], list[torch.Tensor], list[torch.Tensor]]:
-    """Return points, mean weights of the folds, and held-out outputs, one of each per strength."""
+) -> list[_Step]:
+    """Return the strengths that come into question, strongest first.
+
+    From the first one, which most data sets leave for weaker ones, the path goes down until a step gains less than half
+    the standard error, and up as long as what is stronger may still be chosen. Each starts from the one before.
+    """
     coordinates, targets = problem.basis.coordinates, problem.targets
-    count = int(folds.max()) + 1
-    # (repeats, rows, folds) -> (rows, problems)
-    is_held_out = folds[:, :, None] == np.arange(count)
-    held_out = torch.as_tensor(np.concatenate(is_held_out, axis=1), device=coordinates.device)
-    scored = held_out.any(dim=1)
-    weights = coordinates.new_zeros(coordinates.shape[1] + 1, held_out.shape[1], targets.shape[1])
-    points: list[PathPoint] = []
-    starts: list[torch.Tensor] = []
-    outputs: list[torch.Tensor] = []
-    for strength in strengths:
-        weights = fit((~held_out).float(), strength, weights, 1e-3, torch.float32)
-        unseen = torch.full_like(targets, torch.nan)
-        losses = torch.full_like(targets[:, 0], torch.nan)
-        total = torch.zeros_like(targets)
-        total_loss = torch.zeros_like(losses)
-        for index in range(held_out.shape[1]):
-            rows = held_out[:, index]
+    held_out = torch.as_tensor(_problems(folds), device=coordinates.device)
+    included, repeats = (~held_out).float(), len(folds)
+
+    def step(strength: float, weights: torch.Tensor) -> _Step:
+        weights = fit(included, strength, weights, 1e-3, torch.float32)
+        outputs = targets.new_full((repeats, *targets.shape), torch.nan)
+        for index, rows in enumerate(held_out.T):
             found = coordinates[rows] @ weights[:-1, index] + weights[-1, index]
-            total[rows] += found
-            total_loss[rows] += held_out_loss(found, targets[rows])
-        times = held_out.sum(dim=1)
-        unseen[scored] = total[scored] / times[scored, None]
-        losses = (total_loss[scored] / times[scored]).double()
-        error = float(losses.std(correction=0)) / len(losses) ** 0.5
-        points.append(PathPoint(strength, float(losses.mean()), error))
-        starts.append(weights.mean(dim=1, keepdim=True))
-        outputs.append(unseen)
-        least = min(point.loss for point in points)
-        if len(points) > 2 and all(point.loss > least for point in points[-2:]):
+            outputs[index * repeats // held_out.shape[1], rows] = found
+        return _Step(strength, weights, outputs, held_out_loss(outputs, targets).nanmean(dim=0))
+
+    def least() -> PathPoint:
+        return min((each.point() for each in steps), key=lambda point: point.loss)
+
+    first = strengths.index(FIRST_STRENGTH) if FIRST_STRENGTH in strengths else 0
+    nothing = coordinates.new_zeros(coordinates.shape[1] + 1, held_out.shape[1], targets.shape[1])
+    steps = [step(strengths[first], nothing)]
+    for strength in strengths[first + 1 :]:
+        steps.append(step(strength, steps[-1].weights))
+        before, point = steps[-2].point(), steps[-1].point()
+        if before.loss - point.loss < point.standard_error / 2:
             break
-    return points, starts, outputs
+    for strength in reversed(strengths[:first]):
+        if steps[0].point().loss > least().loss + least().standard_error:
+            break
+        steps.insert(0, step(strength, steps[0].weights))
+    return steps
+
+
+def _problems(folds: np.ndarray) -> np.ndarray:
+    """Return (examples, repeats x folds): which examples each problem holds out."""
+    is_held_out = folds[:, :, None] == np.arange(int(folds.max()) + 1)
+    return np.concatenate(is_held_out, axis=1)
+
+
+def _out_of_fold(steps: list[_Step], folds: np.ndarray) -> torch.Tensor:
+    """Return (examples, classes) outputs at the strength that the other folds choose; a mean over the repeats.
+
+    An example has a say neither in the weights nor in the strength that it is predicted with, so what is read from
+    this is not too good (Varma and Simon 2006, https://doi.org/10.1186/1471-2105-7-91), and costs nothing more.
+    """
+    found = torch.full_like(steps[0].outputs, torch.nan)
+    for index, held_out in enumerate(_problems(folds).T):
+        rows = torch.as_tensor(held_out, device=found.device)
+        if rows.any():
+            repeat = index // (int(folds.max()) + 1)
+            chosen = choose_strength([step.point(without=rows) for step in steps])
+            found[repeat, rows] = steps[chosen].outputs[repeat, rows]
+    return found.nanmean(dim=0)

@@ -25,9 +25,10 @@ class LinearHead:
         bias: (classes,) float32; zeros where the head was solved without an intercept.
         strength: the penalty that was chosen, on features scaled to a mean squared norm of 1.
         path: the strengths that were tried, strongest first; empty where one strength was given.
-        out_of_fold: (examples, classes) float32, the outputs at the chosen strength of heads that had not seen the
-            example, for calibration and honest estimates. NaN in rows that were never held out: the only examples of
-            their class. ``None`` where nothing was cross-validated.
+        out_of_fold: (examples, classes) float32, the outputs of heads that had not seen the example, at the strength
+            that the other folds choose (of ``ridge``, at the chosen strength), for calibration and honest estimates.
+            NaN in rows that were never held out: the only examples of their class. ``None`` where nothing was
+            cross-validated.
     """
 
     weight: torch.Tensor

@@ -13,6 +13,9 @@ from hfft.features.heads.basis import Basis
 STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(2, -9, -1))
 """From 10 to 0.0001 in half decades, strongest first."""
 
+FIRST_STRENGTH = STRENGTHS[3]
+"""Where the search begins: about 0.3."""
+
 DEFAULT_STRENGTH = 0.1
 """Where nothing can be held out: one example per class."""
 
