@@ -34,6 +34,7 @@ COLUMNS = {
     "processor_seconds": "processor s",
     "megabytes": "peak MB",
     "accuracy": "test accuracy",
+    "cross_validated_accuracy": "cross-validated",
 }
 
 
@@ -106,17 +107,23 @@ def _medians(results: list[Result]) -> dict[str, float]:
 
 
 def _print(summary: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
-    known = [name for name in COLUMNS if all(name in row for row in summary.values())]
+    known = [name for name in COLUMNS if any(name in row for row in summary.values())]
     table = Table("side", *(COLUMNS[name] for name in known), "training ratio", "whole ratio", "memory ratio")
     reference = next(iter(summary.values()))
     for side, row in summary.items():
         ratios = [reference[name] / row[name] for name in ("training_seconds", "process_seconds")]
-        values = [f"{row[name]:.3f}" if name == "accuracy" else f"{row[name]:,.1f}" for name in known]
+        values = [_shown(name, row.get(name)) for name in known]
         memory = row["megabytes"] / reference["megabytes"]
         table.add_row(side, *values, *(f"{ratio:.2f}x" for ratio in ratios), f"{memory:.2f}")
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
     console.print(f"Medians of {options.repetitions}, {options.threads} threads. Ratios are to {next(iter(summary))}.")
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if name.endswith("accuracy") else f"{value:,.1f}"
 
 
 def _versions() -> dict[str, str]:
