@@ -25,7 +25,7 @@ Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 """Shows the progress of an iterable: (items, how many, what is done)."""
 
 _BATCH = 64  # pictures take milliseconds each; a small batch keeps the bar moving
-_LARGE_BATCH = 2000
+_LARGE_BATCH = 500
 _SLOW = 0.5  # seconds beyond which it is worth remembering what was seen
 
 

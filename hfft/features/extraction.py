@@ -46,7 +46,7 @@ def compute_features(
         examples: encoded examples by index.
         collate: joins encoded examples into a batch.
         lengths: examples of like length share a batch.
-        batch_size: examples at a time.
+        batch_size: examples at a time, fewer where they are longer than most: memory is that of the common ones.
         precision: number format to compute in.
         track: shows the progress.
 
@@ -58,7 +58,7 @@ def compute_features(
     """
     count = len(examples)
     order = np.arange(count) if lengths is None else np.argsort(np.asarray(lengths), kind="stable")
-    rows_of = [rows.tolist() for rows in np.array_split(order, range(batch_size, count, batch_size))]
+    rows_of = _batches(order, lengths, batch_size)
     batches: Iterable[Any] = zip(rows_of, DataLoader(examples, batch_sampler=rows_of, collate_fn=collate), strict=True)
     if track is not None:
         batches = track(batches, len(rows_of), "Computing features")
@@ -80,6 +80,22 @@ def compute_features(
                 features = np.empty((count, found.shape[1]), dtype=np.float32)
             features[rows] = found
     return features
+
+
+def _batches(order: np.ndarray, lengths: Sequence[int] | np.ndarray | None, batch_size: int) -> list[list[int]]:
+    """Divide rows, sorted by length, into batches of so many examples, and of so many median lengths at most."""
+    if lengths is None or not len(order):
+        return [rows.tolist() for rows in np.array_split(order, range(batch_size, len(order), batch_size))]
+    longest = np.asarray(lengths)[order]
+    room = batch_size * float(np.median(longest))
+    batches, start = [], 0
+    while start < len(order):
+        size = min(batch_size, len(order) - start)
+        while size > 1 and size * longest[start + size - 1] > room:
+            size -= 1
+        batches.append(order[start : start + size].tolist())
+        start += size
+    return batches
 
 
 @contextlib.contextmanager

@@ -115,18 +115,24 @@ def folded(model: Any) -> Any:
         return model
     config = copy.deepcopy(model.config)
     config.num_hidden_layers = len(layers)
-    with torch.random.fork_rng():
+    with torch.device("meta"):  # the weights are those that are there: a second copy would double the memory
         stock = type(model)(config)
-    state = model.state_dict()
-    _fold_block(_layers(stock)[-1])  # type: ignore[index]
+    with torch.random.fork_rng():
+        block = type(layers[0])(config)
+    _fold_block(block)
+    place = next(name for name, module in stock.named_modules() if module is _layers(stock)[-1])  # type: ignore[index]
+    state = {**model.state_dict(), **{f"{place}.{name}": value for name, value in block.state_dict().items()}}
     pooler = getattr(_trunk(stock), "pooler", None)
     if pooler is not None:
-        with torch.no_grad():
-            pooler.dense.weight.copy_(torch.eye(config.hidden_size) * _NEARLY_LINEAR)
-            pooler.dense.bias.zero_()
-        state = {**state, "classifier.weight": state["classifier.weight"] / _NEARLY_LINEAR}
-    added = {name: value for name, value in stock.state_dict().items() if name not in state}
-    stock.load_state_dict({**added, **state})
+        dense = f"{stock.base_model_prefix}.pooler.dense"
+        state[f"{dense}.weight"] = torch.eye(config.hidden_size) * _NEARLY_LINEAR
+        state[f"{dense}.bias"] = torch.zeros(config.hidden_size)
+        state["classifier.weight"] = state["classifier.weight"] / _NEARLY_LINEAR
+    stock.load_state_dict(state, assign=True)
+    for name, buffer in stock.named_buffers():
+        if buffer.is_meta:  # none that is saved
+            module, _, own = name.rpartition(".")
+            setattr(stock.get_submodule(module), own, model.get_buffer(name))
     return stock.to(device=model.device, dtype=model.dtype).train(model.training)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 _RANK_TOLERANCE = 1e-6
-_CHUNK = 8192
+_CHUNK = 1024  # in double precision
 
 
 @dataclass(frozen=True)
