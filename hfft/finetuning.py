@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,7 @@ def _start(
             precision=str(args.precision),
             device=args.device,
             track=lambda items, n, what: bar.track(items, n, description=what),
+            share=(args.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
         )
     return start.notes
 

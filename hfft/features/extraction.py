@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from hfft.precision import FP32, autocast_on
 
 _FORMAT = 1
 
+Share = tuple[int, int]
+"""(which one, of how many) processes that compute together."""
+
 
 def compute_features(
     model: nn.Module,
@@ -37,7 +41,8 @@ def compute_features(
     batch_size: int = 64,
     precision: str = FP32,
     track: Track | None = None,
-) -> np.ndarray:
+    share: Share = (0, 1),
+) -> tuple[np.ndarray, np.ndarray]:
     """Run a model once over encoded examples and return its features.
 
     Args:
@@ -49,22 +54,23 @@ def compute_features(
         batch_size: examples at a time, fewer where they are longer than most: memory is that of the common ones.
         precision: number format to compute in.
         track: shows the progress.
+        share: of the batches that are computed here.
 
     Returns:
-        (examples, width) float32.
+        (rows,) the examples that were computed, and their features (rows, width) float32.
 
     Raises:
         UserError: where what comes out is not one vector for each example.
     """
     count = len(examples)
     order = np.arange(count) if lengths is None else np.argsort(np.asarray(lengths), kind="stable")
-    rows_of = _batches(order, lengths, batch_size)
+    rows_of = _batches(order, lengths, batch_size)[share[0] :: share[1]]
     batches: Iterable[Any] = zip(rows_of, DataLoader(examples, batch_sampler=rows_of, collate_fn=collate), strict=True)
     if track is not None:
         batches = track(batches, len(rows_of), "Computing features")
     device = next(model.parameters()).device
     autocast = autocast_on(device, precision)
-    features = np.empty((0, 0), dtype=np.float32)
+    done, features = 0, np.empty((0, 0), dtype=np.float32)
     with readout.reading(model) as features_of, _channels_last(model), torch.inference_mode():
         for rows, batch in batches:
             with autocast():
@@ -77,9 +83,10 @@ def compute_features(
                     f"but of shape {found.shape[1:]}. Train it instead: --strategy full."
                 )
             if not len(features):
-                features = np.empty((count, found.shape[1]), dtype=np.float32)
-            features[rows] = found
-    return features
+                features = np.empty((sum(map(len, rows_of)), found.shape[1]), dtype=np.float32)
+            features[done : done + len(rows)] = found
+            done += len(rows)
+    return np.array([row for rows in rows_of for row in rows], dtype=np.int64), features
 
 
 def _batches(order: np.ndarray, lengths: Sequence[int] | np.ndarray | None, batch_size: int) -> list[list[int]]:
@@ -121,23 +128,53 @@ def model_inputs(batch: Mapping[str, Any], device: torch.device) -> dict[str, An
 
 
 def kept_features(
-    compute: Callable[[Sequence[int]], np.ndarray], model_key: str, keys: Sequence[str], cache: Cache | None
+    compute: Callable[[Sequence[int], Share], tuple[np.ndarray, np.ndarray]],
+    model_key: str,
+    keys: Sequence[str],
+    cache: Cache | None,
+    share: Share = (0, 1),
 ) -> np.ndarray:
     """Return the features of examples, from the cache where they are in it.
 
+    Processes that share a cache compute a share each. They need not speak to each other: each begins with its own, and
+    waits for, or makes up, what is not there yet.
+
     Args:
-        compute: returns (rows, width) for examples, each of which is another input.
+        compute: returns what :func:`compute_features` does for a share of examples, each of which is another input.
         model_key: of everything else that the features depend on.
         keys: of the examples' content, in their order.
         cache: ``None`` keeps nothing.
+        share: of this process.
     """
     different, first, place = np.unique(np.asarray(keys), return_index=True, return_inverse=True)
+    entry = f"features-{content_key(_FORMAT, model_key, *different.tolist())}"
+    chosen = [int(row) for row in first]
 
-    def make() -> np.ndarray:
-        return compute([int(row) for row in first])
+    def part(number: int, of: Cache) -> tuple[np.ndarray, np.ndarray]:
+        made: list[tuple[np.ndarray, np.ndarray]] = []
 
-    entry = content_key(_FORMAT, model_key, *different.tolist())
-    features = make() if cache is None else cache.array(f"features-{entry}", make)
+        def fill(folder: Path) -> None:
+            made.append(compute(chosen, (number, share[1])))
+            for name, array in zip(("rows", "features"), made[0], strict=True):
+                np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+        arrays = of.arrays(f"{entry}-{number}of{share[1]}", fill)
+        if arrays is not None:
+            return arrays["rows"], arrays["features"]
+        return made[0] if made else compute(chosen, (number, share[1]))
+
+    def join() -> np.ndarray:
+        whole = parts or [compute(chosen, (0, 1))]
+        width = max(found.shape[1] for _, found in whole)  # of more processes than batches some have none
+        features = np.empty((len(chosen), width), dtype=np.float32)
+        for rows, found in whole:
+            features[rows] = found.reshape(-1, width)
+        return features
+
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    if cache is not None and share[1] > 1 and cache.open(entry) is None:
+        parts = [part((share[0] + offset) % share[1], cache) for offset in range(share[1])]
+    features = join() if cache is None else cache.array(entry, join)
     return np.asarray(features[place])
 
 

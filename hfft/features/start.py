@@ -16,7 +16,7 @@ from hfft.data.prepared import encoded
 from hfft.data.split_names import GROUP, LABEL
 from hfft.data.splits import draw_stratified
 from hfft.errors import UserError, listed, nearest
-from hfft.features.extraction import compute_features, kept_features, model_inputs, model_key
+from hfft.features.extraction import Share, compute_features, kept_features, model_inputs, model_key
 from hfft.features.heads import LinearHead, solve_head
 from hfft.features.readout import Readout
 from hfft.precision import FP32
@@ -58,6 +58,7 @@ class Features:
         batch_size: examples at a time.
         precision: number format to compute in.
         track: shows the progress.
+        share: of this process among those with the same cache; see :func:`kept_features`.
     """
 
     def __init__(
@@ -70,9 +71,10 @@ class Features:
         batch_size: int = 64,
         precision: str = FP32,
         track: Track | None = None,
+        share: Share = (0, 1),
     ) -> None:
         self._task, self._model, self._cache = task, model, cache
-        self._batch_size, self._precision, self._track = batch_size, precision, track
+        self._batch_size, self._precision, self._track, self._share = batch_size, precision, track, share
         self._encoder = task.encoder(processor, training=False)
         self._collate = task.collator(processor)
         self._split = split.remove_columns([name for name in split.column_names if name == "label"])
@@ -88,7 +90,7 @@ class Features:
         split = self._split if rows is None else self._split.select(rows)
         keys = self._content(split)
 
-        def compute(chosen: Sequence[int]) -> np.ndarray:
+        def compute(chosen: Sequence[int], share: Share) -> tuple[np.ndarray, np.ndarray]:
             # what is read once is not worth keeping: the features are
             examples = encoded(split.select(chosen), self._encoder, cache=None, seed=0, track=None)
             return compute_features(
@@ -100,13 +102,15 @@ class Features:
                 batch_size=self._batch_size,
                 precision=self._precision,
                 track=self._track,
+                share=share,
             )
 
         if keys is None:
-            return compute(range(len(split)))
+            rows, found = compute(range(len(split)), (0, 1))
+            return found[np.argsort(rows)]
         assert isinstance(self._encoder, StagedEncoder)
         key = model_key(self._model, readout.behind, str(self._encoder.key), readout.path, self._precision)
-        return kept_features(compute, key, keys, self._cache)
+        return kept_features(compute, key, keys, self._cache, self._share)
 
     def _content(self, split: Any) -> list[str] | None:
         """Return a digest of each example, or ``None`` where the encoder cannot tell what it depends on."""
@@ -168,6 +172,7 @@ def start_from(
     precision: str = FP32,
     device: torch.device | None = None,
     track: Track | None = None,
+    share: Share = (0, 1),
 ) -> Start:
     """Prepare a model for training, in place: how its head reads the trunk, and the head where it is to be solved.
 
@@ -183,7 +188,7 @@ def start_from(
     )
 
     def features() -> Features:
-        return Features(task, model, processor, train, cache, batch_size, precision, track)
+        return Features(task, model, processor, train, cache, batch_size, precision, track, share)
 
     home = next(model.parameters()).device
     model.to(device)
