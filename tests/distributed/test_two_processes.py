@@ -39,7 +39,7 @@ def without_dropout(model: Path, folder: Path) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("strategy", ["full", "gradual"])
+@pytest.mark.parametrize("strategy", ["full", "gradual", "lp-ft", "linear-probe"])
 def test_two_processes_train_the_model_that_one_would_and_write_one_folder(strategy, tiny_bert, tmp_path: Path):
     # texts of unlike length, drawn by it, and 11 of them left for the last step of two ranks
     text_folder = tmp_path / "texts"
