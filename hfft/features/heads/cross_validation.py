@@ -13,6 +13,7 @@ from hfft.features.heads.folds import draw_folds
 from hfft.features.heads.linear import LinearHead, PathPoint, choose_strength
 from hfft.features.heads.problem import DEFAULT_STRENGTH, FIRST_STRENGTH, STRENGTHS, Problem
 
+_FINE, _COARSE = 1e-3, 1e-2  # of the loss per example
 _FINE_ELEMENTS = 2**22  # examples x dims x classes
 
 
@@ -107,8 +108,8 @@ def _follow(
     held_out = torch.as_tensor(_problems(folds), device=coordinates.device)
     included, repeats = (~held_out).float(), len(folds)
 
-    def step(strength: float, weights: torch.Tensor) -> _Step:
-        weights = fit(included, strength, weights, 1e-3, torch.float32)
+    def step(strength: float, weights: torch.Tensor, tolerance: float = _COARSE) -> _Step:
+        weights = fit(included, strength, weights, tolerance, torch.float32)
         outputs = targets.new_full((repeats, *targets.shape), torch.nan)
         for index, rows in enumerate(held_out.T):
             found = coordinates[rows] @ weights[:-1, index] + weights[-1, index]
@@ -121,15 +122,17 @@ def _follow(
     first = strengths.index(FIRST_STRENGTH) if FIRST_STRENGTH in strengths else 0
     nothing = coordinates.new_zeros(coordinates.shape[1] + 1, held_out.shape[1], targets.shape[1])
     steps = [step(strengths[first], nothing)]
+    gain = 1.0
     for strength in strengths[first + 1 :]:
-        steps.append(step(strength, steps[-1].weights))
-        before, point = steps[-2].point(), steps[-1].point()
-        if before.loss - point.loss < point.standard_error / 2:
+        # far from the least loss a step gains more than it has to be known to
+        steps.append(step(strength, steps[-1].weights, min(max(gain / 20, _FINE), _COARSE)))
+        gain = steps[-2].point().loss - steps[-1].point().loss
+        if gain < steps[-1].point().standard_error / 2:
             break
     for strength in reversed(strengths[:first]):
         if steps[0].point().loss > least().loss + least().standard_error:
             break
-        steps.insert(0, step(strength, steps[0].weights))
+        steps.insert(0, step(strength, steps[0].weights, _FINE))
     return steps
 
 
