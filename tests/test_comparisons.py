@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 BENCHMARKS = Path(__file__).parents[1] / "examples" / "benchmarks"
 
@@ -73,9 +74,27 @@ def test_a_full_run_on_texts_is_measured_beside_both_ways_of_padding(
     comparison, tiny_bert, text_folder, tmp_path, monkeypatch
 ):
     flags = ["--model", str(tiny_bert), "--data", str(text_folder), "--stock_learning_rate", "1e-2"]
+    flags += ["--max_length", "48"]  # all that it reads
     summary = told("full", flags, tmp_path, monkeypatch)["summary"]
-    assert list(summary) == ["stock, padded to 128", "stock, dynamic padding", "hfft", "hfft, fp32"]
+    assert list(summary) == ["stock, padded to 48", "stock, dynamic padding", "hfft", "hfft, fp32"]
     assert all(row["training_seconds"] > 0 and 0 <= row["accuracy"] <= 1 for row in summary.values())
+
+
+def test_long_texts_are_joined_of_one_class(comparison, text_folder, tmp_path):
+    full = importlib.import_module("full")
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    Dataset.from_csv(str(text_folder / "train.csv"), keep_in_memory=True).to_parquet(str(tables / "train.parquet"))
+    before = Dataset.from_parquet(str(tables / "train.parquet"), keep_in_memory=True)
+    after = Dataset.from_parquet(str(full.with_long_texts(str(tables), 5, tmp_path / "long") / "train.parquet"))
+    assert after["label"][:] == before["label"][:]
+    words: dict[str, set[str]] = {}
+    for text, label in zip(before["text"], before["label"], strict=True):
+        words.setdefault(label, set()).update(text.split())
+    assert all(set(text.split()) <= words[label] for text, label in zip(after["text"], after["label"], strict=True))
+    lengths = [len(text) for text in after["text"]]
+    assert max(lengths) > 2 * max(map(len, before["text"]))
+    assert min(lengths) <= max(map(len, before["text"]))
 
 
 def test_a_full_run_on_pictures_may_start_from_random_weights(comparison, image_folder, tmp_path, monkeypatch):

@@ -46,6 +46,7 @@ def comparison_parser(description: str, epochs: float, output: str) -> argparse.
     parser.add_argument("--epochs", type=float, default=epochs)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=3, help="seeds, of which the medians are taken")
+    parser.add_argument("--max_length", type=int, default=128, help="tokens of a text; the default is run_glue.py's")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sides", nargs="+", metavar="SIDE", help="measure these alone, the reference first")
     parser.add_argument("--output", default=output, help="JSON file to write")

@@ -5,9 +5,11 @@ padded to their own longest text. Pictures: against the stock Trainer in float32
 hfft runs as it comes (`precision auto`) and in float32, which shows what the number format is worth and costs::
 
     python examples/benchmarks/full.py --model all-MiniLM-L6-v2/ --data trec6/ --epochs 3
+    python examples/benchmarks/full.py --model all-MiniLM-L6-v2/ --data trec6/ --joined 24 --max_length 256 --epochs 1
     python examples/benchmarks/full.py --architecture vit_tiny_patch16_224 --data hymenoptera/ --epochs 3
 
---architecture takes a timm model with random weights in place of --model. Training seconds of hfft hold what it
+--joined makes long texts, each of up to so many of one class. --architecture takes a timm model with random weights in
+place of --model. Training seconds of hfft hold what it
 computes before the first step, such as decoded pictures. Each run writes to, and caches in, a folder of its own.
 """
 
@@ -27,11 +29,12 @@ def main() -> None:
     parser = comparison_parser(__doc__ or "", epochs=3, output="full.json")
     parser.add_argument("--architecture", help="timm architecture to start from random weights, in place of --model")
     parser.add_argument("--stock_learning_rate", type=float, default=5e-5, help="the Trainer's own default")
+    parser.add_argument("--joined", type=int, default=1, help="texts of a class that at most make a text of the run")
     options = parser.parse_args()
     if (options.model is None) == (options.architecture is None):
         parser.error("give --model or --architecture")
     images = (Path(options.data) / "train").is_dir()
-    stock = ["stock"] if images else ["stock, padded to 128", "stock, dynamic padding"]
+    stock = ["stock"] if images else [f"stock, padded to {options.max_length}", "stock, dynamic padding"]
     compare(options, [*stock, "hfft", "hfft, fp32"], run)
 
 
@@ -39,8 +42,10 @@ def run(options: Namespace, side: str, seed: int, folder: Path) -> Result:
     """Train and test one side."""
     if options.architecture is not None:
         options.model = str(with_random_weights(options.architecture, folder / "model"))
+    if options.joined > 1:
+        options.data = str(with_long_texts(options.data, options.joined, folder / "data"))
     if side.startswith("stock"):
-        return run_stock(options, seed, folder, padded=side.endswith("128"))
+        return run_stock(options, seed, folder, padded="padded to" in side)
     return run_hfft(options, seed, folder / side, precision="fp32" if side.endswith("fp32") else "auto")
 
 
@@ -57,6 +62,7 @@ def run_stock(options: Namespace, seed: int, folder: Path, padded: bool) -> Resu
 
 def run_hfft(options: Namespace, seed: int, folder: Path, **settings: Any) -> Result:
     """Fine-tune all layers with hfft, on all training examples."""
+    from stock import holds_images
     from timing import Stopwatch
 
     import hfft
@@ -69,11 +75,29 @@ def run_hfft(options: Namespace, seed: int, folder: Path, **settings: Any) -> Re
             strategy="full", num_train_epochs=options.epochs, per_device_train_batch_size=options.batch_size,
             seed=seed, validation_size=0, eval_strategy="no", save_strategy="no", load_best_model_at_end=False,
             disable_tqdm=True, on_problem="skip", **settings,
+            **({} if holds_images(options.data) else {"max_length": options.max_length}),
         )  # fmt: skip
     return {
         "startup_seconds": watch.first, "training_seconds": watch.seconds, "accuracy": result.metrics["test_accuracy"],
         "precision": result.trainer.args.precision,
     }  # fmt: skip
+
+
+def with_long_texts(data: str, joined: int, folder: Path) -> Path:
+    """Write tables whose texts are 1 to so many texts of one class, of unlike length as real ones are."""
+    import numpy as np
+    from datasets import Dataset
+
+    for table in sorted(Path(data).glob("*.parquet")):
+        generator = np.random.default_rng(0)
+        rows = Dataset.from_parquet(str(table), keep_in_memory=True)
+        of_class: dict[object, list[str]] = {}
+        for text, label in zip(rows["text"], rows["label"], strict=True):
+            of_class.setdefault(label, []).append(text)
+        texts = [" ".join(generator.choice(of_class[y], generator.integers(joined) + 1)) for y in rows["label"]]
+        folder.mkdir(parents=True, exist_ok=True)
+        Dataset.from_dict({"text": texts, "label": rows["label"][:]}).to_parquet(str(folder / table.name))
+    return folder
 
 
 def with_random_weights(architecture: str, folder: Path) -> Path:

@@ -24,8 +24,6 @@ from transformers import (
 
 from hfft import LayerStack
 
-PADDED_LENGTH = 128  # of run_glue.py
-
 Parts = tuple[Any, Dataset, Dataset, Callable[[list[dict[str, Any]]], Any]]
 """Model, training split, test split, collator."""
 
@@ -36,11 +34,11 @@ def stock_trainer(
     """Return a Trainer in float32 with the Trainer's own defaults; its evaluation data is the test split.
 
     Args:
-        options: model, data, epochs and batch_size.
+        options: model, data, epochs, batch_size and max_length.
         seed: of the head and the order of the examples.
         folder: for what the Trainer writes.
         learning_rate: of everything that trains.
-        padded: pad every text to 128 tokens, and not to the longest of its batch.
+        padded: pad every text to the greatest length, and not to the longest of its batch.
         frozen: train the head alone.
     """
     set_seed(seed)
@@ -74,7 +72,7 @@ def _texts(options: Namespace, padded: bool) -> Parts:
     data = load_dataset(suffix, data_files=files)
     classes = sorted(set(data["train"]["label"]))
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    length = min(PADDED_LENGTH, tokenizer.model_max_length)
+    length = min(options.max_length, tokenizer.model_max_length)
 
     def encode(batch: dict[str, Any]) -> dict[str, Any]:
         labels = [classes.index(label) for label in batch["label"]]
