@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from transformers import EvalPrediction, PrinterCallback, ProgressCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from hfft import output
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.caching import Cache, cache_folder
+from hfft.callbacks.interruption import StopOnSignal
 from hfft.callbacks.progress import TrainingProgress
+from hfft.checkpoints import newest_whole
 from hfft.data import LabelledData, read_labelled
 from hfft.data.inspecting import Track
 from hfft.errors import RunInterrupted, UserError, listed
@@ -255,7 +256,9 @@ def _checkpoint(record: RunRecord, folder: Path, args: FineTuningArguments, cons
     """Return the checkpoint to go on from, if there is one and it belongs to this run."""
     if not args.resume:
         return None
-    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    checkpoint, skipped = newest_whole(folder)
+    if skipped:
+        console.print(f"Passed over: {listed(skipped)}.")
     if checkpoint is not None and is_first_process():
         output.require_same_run(folder, checkpoint, record.settings, record.target)
     console.print(f"Resuming from {checkpoint}" if checkpoint else "Nothing to resume: starting from the beginning.")
@@ -263,14 +266,19 @@ def _checkpoint(record: RunRecord, folder: Path, args: FineTuningArguments, cons
 
 
 def _train(trainer: FineTuningTrainer, checkpoint: str | None) -> None:
+    stop = StopOnSignal()
+    trainer.add_callback(stop)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+        if stop.caught:
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
-        newest = get_last_checkpoint(str(trainer.args.output_dir))
+        newest, _ = newest_whole(Path(str(trainer.args.output_dir)))
         if newest is None:
             raise
         raise RunInterrupted(newest) from None
-    finally:  # the terminal is given back also after an error
+    finally:  # signals and terminal are given back also after an error
+        stop.release()
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, TrainingProgress):
                 callback.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from hfft.checkpoints import UNFINISHED
 from hfft.errors import UserError
 from hfft.record import CARD_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, RUN_FILE, RUN_HEADER
 from hfft.targets import Target
@@ -119,5 +120,6 @@ def set_aside(folder: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Delete what :func:`set_aside` moved, once the new model is saved."""
-    shutil.rmtree(folder / ASIDE, ignore_errors=True)
+    """Delete what :func:`set_aside` moved and what a killed process left unfinished, once the new model is saved."""
+    for name in (ASIDE, UNFINISHED):
+        shutil.rmtree(folder / name, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import shutil
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -13,17 +14,19 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
-from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, seed_worker
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, rotate_checkpoints, seed_worker
 
 from hfft.caching import Cache
 from hfft.callbacks.early_stopping import EarlyStopping
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
+from hfft.checkpoints import UNFINISHED, finish
 from hfft.errors import UserError
 from hfft.features.in_training import PrefixInTraining
 from hfft.features.rows import ROWS, NumberedCollator, NumberedRows, Views
@@ -94,6 +97,7 @@ class FineTuningTrainer(Trainer):
         self._prefix: PrefixInTraining | None = None
         self._encoded: Any = None  # the training data as they are loaded
         self._steps_per_epoch = 1
+        self._writes_checkpoint = False
 
     @property
     def unfreezing(self) -> GradualUnfreezing | None:
@@ -287,6 +291,46 @@ class FineTuningTrainer(Trainer):
             self.state.best_model_checkpoint = str(Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-0")
             self._save_checkpoint(self.model, trial)
         return metrics
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Return the Trainer's, and while a checkpoint is written the folder beside."""
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / UNFINISHED) if self._writes_checkpoint else folder
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save as the Trainer does, but beside; a checkpoint that is whole is sealed and gets its name.
+
+        Raises :class:`UserError` where it cannot be written; what was saved before stays.
+        """
+        run = Path(self._get_output_dir(trial))
+        beside, name = run / UNFINISHED, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
+        self.accelerator.wait_for_everyone()
+        self._writes_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.state.best_model_checkpoint == str(beside / name):
+                self.state.best_model_checkpoint = str(run / name)
+            if self.args.should_save:
+                self.state.save_to_json(str(beside / name / TRAINER_STATE_NAME))
+                finish(beside / name, run / name)
+                rotate_checkpoints(
+                    output_dir=str(run),
+                    save_total_limit=self.args.save_total_limit,
+                    best_model_checkpoint=self.state.best_model_checkpoint,
+                    use_mtime=True,
+                )
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise UserError(
+                f"--output_dir: {name} cannot be written to '{run}': {reason}. Those before it stay: once it can, "
+                "--resume goes on from the newest."
+            ) from error
+        finally:
+            self._writes_checkpoint = False
+        self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save model and processor as the Trainer does, without the pickled arguments beside them."""

@@ -26,6 +26,10 @@ from hfft.features.readout import Readout
 from hfft.precision import FP32, autocast_on
 
 _FORMAT = 1
+# What a layer makes of a larger batch falls out of a processor's cache: MobileNetV2-0.35 on two cores takes 6 ms a
+# picture in batches of 16 and 10 ms in batches of 64.
+_PICTURES_ON_CPU = 16
+_TOKENS_ON_CPU = 1024
 
 Share = tuple[int, int]
 """(which one, of how many) processes that compute together."""
@@ -64,11 +68,14 @@ def compute_features(
     """
     count = len(examples)
     order = np.arange(count) if lengths is None else np.argsort(np.asarray(lengths), kind="stable")
-    rows_of = _batches(order, lengths, batch_size)[share[0] :: share[1]]
+    device = next(model.parameters()).device
+    most_tokens = _TOKENS_ON_CPU if device.type == "cpu" else None
+    if device.type == "cpu" and lengths is None:
+        batch_size = min(batch_size, _PICTURES_ON_CPU)
+    rows_of = _batches(order, lengths, batch_size, most_tokens)[share[0] :: share[1]]
     batches: Iterable[Any] = zip(rows_of, DataLoader(examples, batch_sampler=rows_of, collate_fn=collate), strict=True)
     if track is not None:
         batches = track(batches, len(rows_of), "Computing features")
-    device = next(model.parameters()).device
     autocast = autocast_on(device, precision)
     done, features = 0, np.empty((0, 0), dtype=np.float32)
     with readout.reading(model) as features_of, _channels_last(model), torch.inference_mode():
@@ -89,12 +96,14 @@ def compute_features(
     return np.array([row for rows in rows_of for row in rows], dtype=np.int64), features
 
 
-def _batches(order: np.ndarray, lengths: Sequence[int] | np.ndarray | None, batch_size: int) -> list[list[int]]:
+def _batches(
+    order: np.ndarray, lengths: Sequence[int] | np.ndarray | None, batch_size: int, most_tokens: int | None
+) -> list[list[int]]:
     """Divide rows, sorted by length, into batches of so many examples, and of so many median lengths at most."""
     if lengths is None or not len(order):
         return [rows.tolist() for rows in np.array_split(order, range(batch_size, len(order), batch_size))]
     longest = np.asarray(lengths)[order]
-    room = batch_size * float(np.median(longest))
+    room = min(batch_size * float(np.median(longest)), most_tokens or np.inf)
     batches, start = [], 0
     while start < len(order):
         size = min(batch_size, len(order) - start)
