@@ -37,6 +37,7 @@ from hfft.objectives import OBJECTIVES, Objective, mean_squared_error
 from hfft.optim import layerwise_optimizer, schedule_factor
 from hfft.optim.factory import IN_TRANSFORMERS, optimizer_of_arguments
 from hfft.optim.schedules import SCHEDULES
+from hfft.precision import suited_attention
 from hfft.sampling import EpochOfSampler, GlobalBatchSampler
 from hfft.strategies import load_strategy
 from hfft.training_arguments import FineTuningArguments, schedule_name
@@ -217,7 +218,8 @@ class FineTuningTrainer(Trainer):
         """Train as the Trainer does, and leave everything trainable also where training breaks off."""
         self._prefix = None
         try:
-            return super().train(*args, **kwargs)
+            with suited_attention(self.model, self.args.device, str(self.args.precision)):
+                return super().train(*args, **kwargs)
         finally:
             self._prefix = None
             if self.unfreezing is not None:

@@ -9,10 +9,19 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, pipeline
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    pipeline,
+)
 
 import hfft
 from hfft import FineTuningArguments, FineTuningTrainer, UserError, precision
+from hfft.precision import suited_attention
 
 
 @pytest.fixture
@@ -189,3 +198,27 @@ def test_a_compiled_model_trains_to_the_same_weights(tiny_timm, tmp_path, chosen
     for name, value in compiled.model.state_dict().items():
         torch.testing.assert_close(value, state[name], rtol=0, atol=1e-5 if chosen == "fp32" else 2e-2, msg=name)
     assert_predicts_in_float32(compiled, tiny_timm)
+
+
+@pytest.mark.parametrize("kind", ["timm", "transformers"])
+def test_vision_models_attend_with_plain_products_in_bfloat16_on_a_cpu_and_not_after(kind):
+    if kind == "timm":
+        model = TimmWrapperForImageClassification(
+            TimmWrapperConfig(
+                architecture="vit_tiny_patch16_224", num_labels=3, model_args={"img_size": 32, "depth": 2}
+            )
+        )
+        fused = lambda: {m.fused_attn for m in model.modules() if hasattr(m, "fused_attn")}  # noqa: E731
+    else:
+        small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        model = ViTForImageClassification(ViTConfig(image_size=32, **small, attn_implementation="sdpa"))
+        fused = lambda: {model.config._attn_implementation == "sdpa"}  # noqa: E731
+    model.eval()
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = model(pixel_values=pixels).logits
+        for number_format, expected in (("bf16", {False}), ("fp32", {True})):
+            with suited_attention(model, torch.device("cpu"), number_format):
+                assert fused() == expected
+                torch.testing.assert_close(model(pixel_values=pixels).logits, before, atol=1e-5, rtol=1e-4)
+        assert fused() == {True}
