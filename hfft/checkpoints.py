@@ -57,7 +57,7 @@ def newest_whole(folder: Path) -> tuple[str | None, list[str]]:
     Returns:
         its path or ``None``, and a clause for each newer one.
     """
-    skipped = []
+    skipped: list[str] = []
     steps = {path: path.name.rpartition("-")[2] for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
     numbered = [path for path, step in steps.items() if step.isdecimal()]
     for checkpoint in sorted(numbered, key=lambda path: -int(steps[path])):
