@@ -34,7 +34,7 @@ def finish(beside: Path, checkpoint: Path) -> None:
     seal(beside)
     shutil.rmtree(checkpoint, ignore_errors=True)
     beside.replace(checkpoint)
-    beside.parent.rmdir()
+    shutil.rmtree(beside.parent, ignore_errors=True)
 
 
 def fault_of(checkpoint: Path) -> str | None:

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,15 @@ def processes() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hfft.finetuning"])
     return context
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sum up as the other processes do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +146,7 @@ def test_a_run_that_is_told_to_stop_finishes_the_step_saves_and_leaves(settings,
     assert same(out, weights)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_what_is_damaged_is_passed_over_and_told(settings, processes, whole, tmp_path: Path, capsys):
     weights, moments = whole
     out = tmp_path / "out"
@@ -154,6 +165,7 @@ def test_what_is_damaged_is_passed_over_and_told(settings, processes, whole, tmp
     assert same(Path(result.output_dir), weights)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_checkpoint_that_cannot_be_written_leaves_those_before(settings, whole, tmp_path: Path, monkeypatch):
     out, save, saved = tmp_path / "out", torch.save, []
 

@@ -36,8 +36,9 @@ class PrefixInTraining:
         self._prefix = _prefix(trainer)
         if self._prefix is not None:
             precision = f"{trainer.accelerator.mixed_precision} {trainer.args.device.type}"
+            training = trainer.model.training  # not in an evaluation before the first step
             self._prefix.find_cuts(cache, data, self._collate, run, precision)
-            trainer.set_modes()
+            trainer.set_modes(training)
 
     def starting_point(self, rows: list[int], inputs: Any) -> AbstractContextManager[None]:
         """Return the context for the forward pass over rows of the training or the validation split."""

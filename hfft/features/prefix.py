@@ -73,7 +73,8 @@ class FrozenPrefix:
             return
         cuts: dict[int, Cut] = {}
         reasons: list[str] = []
-        with _undisturbed(self._model):
+        # what depends on a parameter that trains is known by its gradient, also in an evaluation before the first step
+        with _undisturbed(self._model), torch.enable_grad():
             sample = _sample(data)
             for stage in stages:
                 try:

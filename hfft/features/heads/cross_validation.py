@@ -39,8 +39,8 @@ def solve_path(
 ) -> LinearHead:
     """Choose the strength by cross-validation where none is given, then solve on all examples.
 
-    Folds are solved to a thousandth in the loss per example, the head itself to a billionth, or to a millionth where it
-    is large: held-out losses are known to a hundredth.
+    Held-out losses are known to a hundredth: folds are solved to a thousandth in the loss per example, or less where
+    that will do. The head itself is solved to a billionth, or to a millionth where it is large.
 
     Args:
         problem: what to solve.
@@ -145,8 +145,8 @@ def _problems(folds: np.ndarray) -> np.ndarray:
 def _out_of_fold(steps: list[_Step], folds: np.ndarray) -> torch.Tensor:
     """Return (examples, classes) outputs at the strength that the other folds choose; a mean over the repeats.
 
-    An example has a say neither in the weights nor in the strength that it is predicted with, so what is read from
-    this is not too good (Varma and Simon 2006, https://doi.org/10.1186/1471-2105-7-91), and costs nothing more.
+    The losses of a fold have no say in the strength that it is predicted with: at the one that they chose, its own
+    error would look too small (Varma and Simon 2006, https://doi.org/10.1186/1471-2105-7-91).
     """
     found = torch.full_like(steps[0].outputs, torch.nan)
     for index, held_out in enumerate(_problems(folds).T):
