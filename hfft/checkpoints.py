@@ -11,9 +11,14 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from safetensors import SafetensorError
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from hfft.errors import UserError
 
 SEAL = "checkpoint.json"
 UNFINISHED = ".unfinished"  # the folder beside, in the run's own
@@ -35,6 +40,73 @@ def finish(beside: Path, checkpoint: Path) -> None:
     shutil.rmtree(checkpoint, ignore_errors=True)
     beside.replace(checkpoint)
     shutil.rmtree(beside.parent, ignore_errors=True)
+
+
+class WholeCheckpoints(Trainer):
+    """A Trainer whose checkpoints are whole, without pickled arguments, and of which the start may be the best."""
+
+    _writes_checkpoint = False
+
+    def _evaluate(
+        self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
+    ) -> dict[str, float]:
+        """Evaluate as the Trainer does; with ``eval_on_start`` the start itself may turn out as the best checkpoint."""
+        if skip_scheduler and self.state.global_step > 0:
+            return {}  # resumed: this is no start
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        if skip_scheduler and self.args.load_best_model_at_end:
+            self._determine_best_metric(metrics=metrics, trial=trial)
+            # the Trainer takes step 0 for no step
+            self.state.best_model_checkpoint = str(Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-0")
+            self._save_checkpoint(self.model, trial)
+        return metrics
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Return the Trainer's, and while a checkpoint is written the folder beside."""
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / UNFINISHED) if self._writes_checkpoint else folder
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save as the Trainer does, but beside; a checkpoint that is whole is sealed and gets its name.
+
+        Raises :class:`UserError` where it cannot be written; what was saved before stays.
+        """
+        run = Path(self._get_output_dir(trial))
+        beside, name = run / UNFINISHED, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
+        self.accelerator.wait_for_everyone()
+        self._writes_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.state.best_model_checkpoint == str(beside / name):
+                self.state.best_model_checkpoint = str(run / name)
+            if self.args.should_save:
+                self.state.save_to_json(str(beside / name / TRAINER_STATE_NAME))
+                finish(beside / name, run / name)
+                rotate_checkpoints(
+                    output_dir=str(run),
+                    save_total_limit=self.args.save_total_limit,
+                    best_model_checkpoint=self.state.best_model_checkpoint,
+                    use_mtime=True,
+                )
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise UserError(
+                f"--output_dir: {name} cannot be written to '{run}': {reason}. Those before it stay: once it can, "
+                "--resume goes on from the newest."
+            ) from error
+        finally:
+            self._writes_checkpoint = False
+        self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save model and processor as the Trainer does, without the pickled arguments beside them."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            folder = Path(output_dir if output_dir is not None else str(self.args.output_dir))
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
 
 def fault_of(checkpoint: Path) -> str | None:

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import shutil
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, rotate_checkpoints, seed_worker
+from transformers.trainer_utils import has_length, seed_worker
 
 from hfft.caching import Cache
 from hfft.callbacks.early_stopping import EarlyStopping
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
-from hfft.checkpoints import UNFINISHED, finish
+from hfft.checkpoints import WholeCheckpoints
 from hfft.errors import UserError
 from hfft.features.in_training import PrefixInTraining
 from hfft.features.rows import ROWS, NumberedCollator, NumberedRows, Views
@@ -46,7 +41,7 @@ _PREPARED = "_is_accelerate_prepared"
 _SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
-class FineTuningTrainer(Trainer):
+class FineTuningTrainer(WholeCheckpoints):
     """A Trainer that reads :class:`FineTuningArguments`; everything else is the Trainer's own.
 
     Args:
@@ -98,7 +93,6 @@ class FineTuningTrainer(Trainer):
         self._prefix: PrefixInTraining | None = None
         self._encoded: Any = None  # the training data as they are loaded
         self._steps_per_epoch = 1
-        self._writes_checkpoint = False
 
     @property
     def unfreezing(self) -> GradualUnfreezing | None:
@@ -279,67 +273,6 @@ class FineTuningTrainer(Trainer):
         if "learning_rate" in logs:
             logs |= {f"lr/{layer}": rate for layer, rate in self._rates.items()}
         super().log(logs, start_time)
-
-    def _evaluate(
-        self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
-    ) -> dict[str, float]:
-        """Evaluate as the Trainer does; with ``eval_on_start`` the start itself may turn out as the best checkpoint."""
-        if skip_scheduler and self.state.global_step > 0:
-            return {}  # resumed: this is no start
-        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
-        if skip_scheduler and self.args.load_best_model_at_end:
-            self._determine_best_metric(metrics=metrics, trial=trial)
-            # the Trainer takes step 0 for no step
-            self.state.best_model_checkpoint = str(Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-0")
-            self._save_checkpoint(self.model, trial)
-        return metrics
-
-    def _get_output_dir(self, trial: Any) -> str:
-        """Return the Trainer's, and while a checkpoint is written the folder beside."""
-        folder = super()._get_output_dir(trial)
-        return str(Path(folder) / UNFINISHED) if self._writes_checkpoint else folder
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save as the Trainer does, but beside; a checkpoint that is whole is sealed and gets its name.
-
-        Raises :class:`UserError` where it cannot be written; what was saved before stays.
-        """
-        run = Path(self._get_output_dir(trial))
-        beside, name = run / UNFINISHED, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
-            shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
-        self.accelerator.wait_for_everyone()
-        self._writes_checkpoint = True
-        try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.state.best_model_checkpoint == str(beside / name):
-                self.state.best_model_checkpoint = str(run / name)
-            if self.args.should_save:
-                self.state.save_to_json(str(beside / name / TRAINER_STATE_NAME))
-                finish(beside / name, run / name)
-                rotate_checkpoints(
-                    output_dir=str(run),
-                    save_total_limit=self.args.save_total_limit,
-                    best_model_checkpoint=self.state.best_model_checkpoint,
-                    use_mtime=True,
-                )
-        except (OSError, RuntimeError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise UserError(
-                f"--output_dir: {name} cannot be written to '{run}': {reason}. Those before it stay: once it can, "
-                "--resume goes on from the newest."
-            ) from error
-        finally:
-            self._writes_checkpoint = False
-        self.accelerator.wait_for_everyone()
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save model and processor as the Trainer does, without the pickled arguments beside them."""
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save:
-            folder = Path(output_dir if output_dir is not None else str(self.args.output_dir))
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def layer_rates(self) -> list[dict[str, Any]]:
         """Return name, number of parameters and peak learning rate of every layer group, input first.
