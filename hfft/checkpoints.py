@@ -13,12 +13,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from hfft.errors import UserError
+from hfft.failures import writing
 
 SEAL = "checkpoint.json"
 UNFINISHED = ".unfinished"  # the folder beside, in the run's own
@@ -78,25 +77,20 @@ class WholeCheckpoints(Trainer):
         self.accelerator.wait_for_everyone()
         self._writes_checkpoint = True
         try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.state.best_model_checkpoint == str(beside / name):
-                self.state.best_model_checkpoint = str(run / name)
-            if self.args.should_save:
-                self.state.save_to_json(str(beside / name / TRAINER_STATE_NAME))
-                finish(beside / name, run / name)
-                rotate_checkpoints(
-                    output_dir=str(run),
-                    save_total_limit=self.args.save_total_limit,
-                    best_model_checkpoint=self.state.best_model_checkpoint,
-                    use_mtime=True,
-                )
-        except (OSError, RuntimeError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise UserError(
-                f"--output_dir: {name} cannot be written to '{run}': {reason}. Those before it stay: once it can, "
-                "--resume goes on from the newest."
-            ) from error
+            with writing(run, name, RuntimeError):  # which torch.save raises
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.state.best_model_checkpoint == str(beside / name):
+                    self.state.best_model_checkpoint = str(run / name)
+                if self.args.should_save:
+                    self.state.save_to_json(str(beside / name / TRAINER_STATE_NAME))
+                    finish(beside / name, run / name)
+                    rotate_checkpoints(
+                        output_dir=str(run),
+                        save_total_limit=self.args.save_total_limit,
+                        best_model_checkpoint=self.state.best_model_checkpoint,
+                        use_mtime=True,
+                    )
         finally:
             self._writes_checkpoint = False
         self.accelerator.wait_for_everyone()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hfft import __version__
-from hfft.errors import RunInterrupted, UserError, listed, nearest
+from hfft.errors import ProcessError, RunInterrupted, UserError, listed, nearest
 from hfft.terminal import is_first_process, make_console, print_layers
 
 DONE, REFUSED, USER_ERROR, INTERRUPTED, STOPPED = 0, 1, 2, 75, 130  # an internal error is a traceback and 1
@@ -210,6 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         if is_first_process():
             print(f"hfft: {error}", file=sys.stderr)
+        elif isinstance(error, ProcessError):
+            print(f"hfft: process {os.environ.get('RANK')}: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as interrupt:
         if is_first_process():

@@ -13,6 +13,10 @@ class UserError(ValueError):
     """
 
 
+class ProcessError(UserError):
+    """What one process of several may have met alone: each says it for itself."""
+
+
 class RunInterrupted(KeyboardInterrupt):
     """A run was interrupted after a checkpoint had been written: ``checkpoint`` is its path."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from rich.console import Console
 from transformers import EvalPrediction, PrinterCallback, ProgressCallback, set_seed
 
@@ -19,9 +21,12 @@ from hfft.callbacks.progress import TrainingProgress
 from hfft.checkpoints import newest_whole
 from hfft.data import LabelledData, read_labelled
 from hfft.data.inspecting import Track
+from hfft.data.split_names import REFERENCE
 from hfft.errors import RunInterrupted, UserError, listed
 from hfft.evaluation import summarize
+from hfft.failures import computing, writing
 from hfft.features.start import start_from
+from hfft.findings import reference_text
 from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.optim import layerwise_param_groups
@@ -35,6 +40,8 @@ from hfft.task import Task
 from hfft.terminal import is_first_process, make_console, print_metrics, progress_bar
 from hfft.trainer import FineTuningTrainer, group_arguments, uses_layerwise_rates
 from hfft.training_arguments import FineTuningArguments
+
+_SMALLER_BATCHES = "Lower --per_device_eval_batch_size: no result depends on it."
 
 
 @dataclass
@@ -113,21 +120,28 @@ def finetune(
     if is_first_process():
         if args.overwrite:
             output.set_aside(folder)
-        record.write_run_file(folder)
-        record.write_data_report(folder)
+        with writing(folder, "the run"):
+            record.write_run_file(folder)
+            record.write_data_report(folder)
     if load_strategy(args.strategy).trains:
         _train(trainer, checkpoint)
-    _finish(trainer, task, labelled, record, console)
-    trainer.save_model(str(folder))  # before anything that could fail: nothing trained is lost
+        for told in trainer.guard_notes():
+            _note(record.notes, told, console)
+    with computing(_SMALLER_BATCHES):
+        _finish(trainer, task, labelled, record, console)
+    with writing(folder, "the model"):
+        trainer.save_model(str(folder))  # before anything that could fail: nothing trained is lost
     if is_first_process():
         output.discard(folder)
 
-    _evaluate(trainer, task, processor, labelled, record)
+    with computing(_SMALLER_BATCHES):
+        _evaluate(trainer, task, processor, labelled, record)
     if trainer.is_world_process_zero():
-        record.write_metrics(folder)
-        record.write_predictions(folder)
-        write_card(record, folder)
-        write_report(record, folder)
+        with writing(folder, "metrics and report"):
+            record.write_metrics(folder)
+            record.write_predictions(folder)
+            write_card(record, folder)
+            write_report(record, folder)
     trainer.accelerator.wait_for_everyone()
     title = f"Test split, {len(labelled.splits['test'])} examples"
     print_metrics(console, record.rows(), title, record.target.baseline_name)
@@ -218,6 +232,7 @@ def _make_trainer(
             compute_metrics=compute,
             preprocess_logits_for_metrics=_only_logits,
             cache=cache if args.augment == "none" or repeated else None,
+            describe_rows=partial(_references, data.splits["train"]),
         )
     except UserError:
         raise
@@ -247,6 +262,11 @@ def _encoded(
     return train, validation
 
 
+def _references(split: Dataset, rows: list[int]) -> list[str]:
+    """Return where examples come from: files, or rows of the table; indices beyond the split are further views."""
+    return [reference_text(reference) for reference in split.select([row % len(split) for row in rows])[REFERENCE]]
+
+
 def _only_logits(logits: Any, labels: Any) -> Any:
     """Drop what some models return beside the logits (hidden states of encoder-decoders, for instance)."""
     return logits[0] if isinstance(logits, tuple | list) else logits
@@ -269,7 +289,11 @@ def _train(trainer: FineTuningTrainer, checkpoint: str | None) -> None:
     stop = StopOnSignal()
     trainer.add_callback(stop)
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with computing(
+            "--auto_batch_size true computes batches in parts, with the same result; or lower "
+            "--per_device_train_batch_size and raise --gradient_accumulation_steps as much."
+        ):
+            trainer.train(resume_from_checkpoint=checkpoint)
         if stop.caught:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -295,7 +319,7 @@ def _start(
     console: Console,
 ) -> list[str]:
     """Prepare the model for training as the strategy says; return what to tell of it."""
-    with progress_bar(console) as bar:
+    with progress_bar(console) as bar, computing(_SMALLER_BATCHES):
         start = start_from(
             task,
             model,

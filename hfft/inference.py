@@ -19,6 +19,7 @@ from hfft.data.columns import find_columns
 from hfft.data.split_names import LABEL, UNSPLIT
 from hfft.errors import UserError, listed, nearest
 from hfft.evaluation import metric_rows, summarize
+from hfft.failures import computing
 from hfft.loading import load_config
 from hfft.output import is_run
 from hfft.parsing import read_yaml, split_settings
@@ -69,7 +70,8 @@ class Classifier:
         )
         loader = DataLoader(encoded, batch_size=batch_size, collate_fn=self.task.collator(self.processor))
         logits = []
-        with torch.inference_mode(), progress_bar(make_console()) as bar:
+        smaller = computing("Lower --batch_size: no result depends on it.")
+        with torch.inference_mode(), progress_bar(make_console()) as bar, smaller:
             for batch in bar.track(loader, total=len(loader), description=description):
                 inputs = {name: value.to(self.model.device) for name, value in batch.items() if name != "labels"}
                 logits.append(self.model(**inputs).logits.float().cpu().numpy())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,7 @@ from hfft.optim.factory import IN_TRANSFORMERS, optimizer_of_arguments
 from hfft.optim.schedules import SCHEDULES
 from hfft.precision import suited_attention
 from hfft.sampling import EpochOfSampler, GlobalBatchSampler
+from hfft.steps import GuardedSteps
 from hfft.strategies import load_strategy
 from hfft.training_arguments import FineTuningArguments, schedule_name
 
@@ -41,12 +42,13 @@ _PREPARED = "_is_accelerate_prepared"
 _SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
-class FineTuningTrainer(WholeCheckpoints):
+class FineTuningTrainer(GuardedSteps, WholeCheckpoints):
     """A Trainer that reads :class:`FineTuningArguments`; everything else is the Trainer's own.
 
     Args:
         cache: where the outputs of frozen layers are kept, to be given only where the same index of the training data
             means the same inputs each time.
+        describe_rows: what examples of the training data are called in messages, by their indices.
     """
 
     args: FineTuningArguments
@@ -59,6 +61,7 @@ class FineTuningTrainer(WholeCheckpoints):
         args: FineTuningArguments | None = None,
         *,
         cache: Cache | None = None,
+        describe_rows: Callable[[list[int]], list[str]] | None = None,
         **kwargs: Any,
     ) -> None:
         args = args if args is not None else FineTuningArguments()
@@ -88,8 +91,11 @@ class FineTuningTrainer(WholeCheckpoints):
             self.add_callback(GradualUnfreezing(args.epochs_per_group, layer_patterns=args.layer_patterns))
         if args.early_stopping_patience is not None and self.eval_dataset is not None:
             self.add_callback(EarlyStopping(args.early_stopping_patience, unfreezing=self.unfreezing))
+        self.describe_rows = describe_rows or (lambda rows: [f"example {row}" for row in rows])
+        self.begin_guard()
         self._rates: dict[str, float] = {}  # of each layer in the last step
         self._cache = cache if args.cache_activations else None
+        self.loss_needs_rows = self._cache is not None
         self._prefix: PrefixInTraining | None = None
         self._encoded: Any = None  # the training data as they are loaded
         self._steps_per_epoch = 1
@@ -158,14 +164,12 @@ class FineTuningTrainer(WholeCheckpoints):
         )
         if isinstance(data, datasets.Dataset):
             data = self._remove_unused_columns(data, description="training")
-        collate = self.data_collator
         if self._cache is not None:
             self._encoded, self._steps_per_epoch = Views(data, sampler.views or 1), sampler.steps_per_epoch
-            data, collate = NumberedRows(data), NumberedCollator(collate)
         loader = DataLoader(
-            data,
+            NumberedRows(data),
             batch_sampler=sampler,
-            collate_fn=collate,
+            collate_fn=NumberedCollator(self.data_collator),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -211,6 +215,7 @@ class FineTuningTrainer(WholeCheckpoints):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does, and leave everything trainable also where training breaks off."""
         self._prefix = None
+        self.begin_guard()
         try:
             with suited_attention(self.model, self.args.device, str(self.args.precision)):
                 return super().train(*args, **kwargs)

@@ -33,6 +33,7 @@ REPLACED = {
     "batch_eval_metrics": "hfft's metrics need the whole split",
     "include_for_metrics": "hfft's metrics need nothing else",
     "eval_use_gather_object": "hfft gathers logits",
+    "auto_find_batch_size": "use auto_batch_size, which keeps the examples of a step and does not begin the run anew",
 }
 
 _RANGES: dict[str, dict[str, Any]] = {
@@ -62,6 +63,7 @@ _RANGES: dict[str, dict[str, Any]] = {
 
 
 HEAD_STARTS = ("auto", "solved", "random")
+ON_NAN = ("error", "skip")
 
 
 @dataclass
@@ -158,6 +160,20 @@ class FineTuningArguments(TrainingArguments):
         default="auto",
         metadata={"help": "Random changes to training inputs: auto, none, and for images light, medium, strong."},
     )
+    auto_batch_size: bool = field(
+        default=False,
+        metadata={
+            "help": "Where a batch does not fit into the memory, compute it in 2, 4, ... parts, one after the other: a "
+            "step still sees the same examples. Several devices then reduce gradients after the backward pass."
+        },
+    )
+    on_nan: str = field(
+        default="error",
+        metadata={
+            "help": "What to do about a step whose gradient is no number: error, or skip, which leaves the step out "
+            "(at most 9 in a row)."
+        },
+    )
     metrics: list[str] | None = field(
         default=None,
         metadata={
@@ -241,6 +257,7 @@ class FineTuningArguments(TrainingArguments):
                 setattr(self, name, [str(value)])
         strategy = load_strategy(self.strategy)
         require_choice(self, "head_start", HEAD_STARTS)
+        require_choice(self, "on_nan", ON_NAN)
         if self.head_start == "random" and not strategy.trains:
             raise UserError(f"head_start random has no place in the strategy '{strategy.name}', which trains no head.")
         if self.epochs_per_group is not None and not strategy.gradual:
