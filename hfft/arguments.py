@@ -51,6 +51,21 @@ class ModelArguments:
 
 
 @dataclass
+class CrossValidationArguments:
+    """How training examples are divided for cross-validation."""
+
+    folds: int = field(
+        default=5, metadata={"help": "Divisions of the training examples, each of which is predicted once."}
+    )
+    repeats: int = field(default=1, metadata={"help": "How often the examples are dealt into folds anew."})
+    keep_models: bool = field(default=False, metadata={"help": "Keep the weights of every fold's model."})
+
+    def __post_init__(self) -> None:
+        require_range(self, "folds", low=2)
+        require_range(self, "repeats", low=1)
+
+
+@dataclass
 class DataArguments:
     """The labelled data, the columns in it, and the splits that are drawn where none are given."""
 

@@ -32,26 +32,45 @@ class _Parser(argparse.ArgumentParser):
 
 def _train(argv: Sequence[str]) -> int:
     """Fine-tune a model and test it."""
+    settings = _run_settings("train", _train.__doc__, argv)
+    if settings is not None:
+        from hfft.finetuning import finetune
+
+        finetune(**settings)
+    return DONE
+
+
+def _crossval(argv: Sequence[str]) -> int:
+    """Fine-tune a model for each fold of the training examples, and test it on the others."""
+    from hfft.arguments import CrossValidationArguments
+
+    settings = _run_settings("crossval", _crossval.__doc__, argv, CrossValidationArguments)
+    if settings is not None:
+        from hfft.cross_validation import cross_validate
+
+        cross_validate(**settings)
+    return DONE
+
+
+def _run_settings(command: str, description: str | None, argv: Sequence[str], *more: type) -> dict[str, Any] | None:
+    """Return what flags and YAML say of a run, or ``None`` where only help was asked for."""
     if not {"-h", "--help", "--help_all"} & set(argv):
-        _announce("train")
+        _announce(command)
     _quiet_libraries()
     from hfft.parsing import read_yaml, train_parser
 
-    parser = train_parser()
+    parser = train_parser(command, description, *more)
     parser.add_argument("--config", metavar="RUN.YAML", help="Read arguments from YAML; flags go before it.")
     if {"-h", "--help"} & set(argv):
         parser.print_help()
-        return DONE
+        return None
     if "--help_all" in argv:
         print(parser.format_help_all())
-        return DONE
+        return None
     given = parser.parse_settings(argv)
-    settings = {**(read_yaml(given["config"]) if "config" in given else {}), **given}
+    settings = {**(read_yaml(given["config"], parser) if "config" in given else {}), **given}
     settings.pop("config", None)
-    from hfft.finetuning import finetune
-
-    finetune(**settings)
-    return DONE
+    return settings
 
 
 def _evaluate(argv: Sequence[str]) -> int:
@@ -185,6 +204,7 @@ def _demo(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "crossval": _crossval,
     "evaluate": _evaluate,
     "predict": _predict,
     "check": _check,

@@ -14,7 +14,7 @@ from rich.console import Console
 from transformers import EvalPrediction, PrinterCallback, ProgressCallback, set_seed
 
 from hfft import output
-from hfft.arguments import DataArguments, ModelArguments
+from hfft.arguments import ModelArguments
 from hfft.caching import Cache, cache_folder
 from hfft.callbacks.interruption import StopOnSignal
 from hfft.callbacks.progress import TrainingProgress
@@ -81,21 +81,34 @@ def finetune(
         UserError: for anything that the caller can mend; before training no folder has been made then.
     """
     settings = {"task": task, "model": model, "data": data, "output_dir": output_dir, **settings}
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = require_settings({name: value for name, value in settings.items() if value is not None})
+    console = make_console()
+    task, labelled = read_data(settings, console)
+    return fine_tune(task, labelled, settings, console)
+
+
+def require_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Check settings, and that the run's folder is free, before anything slow; return them with what they imply.
+
+    Raises :class:`UserError` for the first that cannot be meant.
+    """
     model_arguments, data_arguments, chosen = split_settings(settings)
-    args = training_arguments(chosen)  # once for its checks: reading the data can take long
-    folder = Path(str(args.output_dir))
+    args = training_arguments(chosen)
     if is_first_process():  # the others may look only after it has begun to write
         inputs = (model_arguments.model, data_arguments.data)
-        output.require_free(folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs)
-    console = make_console()
+        output.require_free(Path(str(args.output_dir)), resume=args.resume, overwrite=args.overwrite, inputs=inputs)
+    if load_strategy(args.strategy).trains:
+        return settings
+    # nothing is chosen on it: every example may help to solve the head
+    return {"validation_size": 0.0, **settings}
 
-    if not load_strategy(args.strategy).trains and "validation_size" not in settings:
-        # nothing is chosen on it: every example may help to solve the head
-        data_arguments.validation_size = settings["validation_size"] = 0.0
-    task, labelled = _read(data_arguments, args.seed, console)
+
+def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], console: Console) -> FineTuneResult:
+    """Fine-tune on data that has been read; see :func:`finetune`."""
+    model_arguments, data_arguments, chosen = split_settings(settings)
     chosen = {**task_defaults(task, chosen), **chosen}
     args = training_arguments(chosen)
+    folder = Path(str(args.output_dir))
     measure = measure_function(labelled.target, args)
     settle(args, task, labelled, measure, chosen)
 
@@ -149,9 +162,14 @@ def finetune(
     return FineTuneResult(record.metrics, str(folder), trainer, record)
 
 
-def _read(arguments: DataArguments, seed: int, console: Console) -> tuple[Task, LabelledData]:
+def read_data(settings: dict[str, Any], console: Console, draw: bool = True) -> tuple[Task, LabelledData]:
+    """Read and check the data that settings name, and tell of it; missing splits are drawn unless they are not to."""
+    _, arguments, chosen = split_settings(settings)
+    if not draw:
+        arguments.validation_size = arguments.test_size = 0.0
     if arguments.data is None:
         raise UserError("--data is needed: an image folder, a CSV or Parquet file, or a folder of such files.")
+    seed = training_arguments(chosen).seed
     with progress_bar(console) as bar:
         task, source, labelled = read_labelled(
             arguments, seed, lambda items, n, what: bar.track(items, n, description=what)

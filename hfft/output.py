@@ -13,18 +13,33 @@ import yaml
 
 from hfft.checkpoints import UNFINISHED
 from hfft.errors import UserError
-from hfft.record import CARD_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, RUN_FILE, RUN_HEADER
+from hfft.record import (
+    CARD_FILE,
+    CROSSVAL_FILE,
+    CROSSVAL_SETTINGS,
+    DATA_FILE,
+    FOLDS,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+    RUN_HEADER,
+)
 from hfft.targets import Target
 
 ASIDE = ".replaced"  # where an old run waits until the new model is saved
 
-# What a run writes to the top of its folder, and --overwrite replaces. Anything else there is left alone.
-_PRODUCTS = (
-    *(RUN_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE, "config.json"),
-    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+_MODEL = (
+    *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
     *("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
     *("spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
+)
+# What a run writes to the top of its folder, and --overwrite replaces. Anything else there is left alone.
+_PRODUCTS = (
+    *(RUN_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE),
+    *(CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS),
+    *_MODEL,
 )
 # A checkpoint belongs to these; another value would train another model from its weights.
 _FIXED_ON_RESUME = (
@@ -80,9 +95,17 @@ def require_free(folder: Path, *, resume: bool, overwrite: bool, inputs: Iterabl
 
 
 def is_run(folder: Path) -> bool:
-    """Say whether hfft wrote the folder's run.yaml."""
-    file = folder / RUN_FILE
-    return file.is_file() and file.read_bytes().startswith(RUN_HEADER.encode())
+    """Say whether the folder holds a run of hfft, or a cross-validation."""
+    files = (folder / RUN_FILE, folder / CROSSVAL_SETTINGS)
+    return any(file.is_file() and file.read_bytes().startswith(RUN_HEADER.encode()) for file in files)
+
+
+def drop_model(folder: Path) -> None:
+    """Delete model, card and checkpoints of a run of which only the figures are wanted."""
+    for path in [path for pattern in (*_MODEL, CARD_FILE) for path in folder.glob(pattern)]:
+        path.unlink()
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
 
 
 def require_same_run(folder: Path, checkpoint: str, settings: dict[str, Any], target: Target) -> None:

@@ -132,17 +132,17 @@ class SettingsParser(HfArgumentParser):
         return vars(given)
 
 
-def train_parser() -> SettingsParser:
-    """Return the parser of everything that a run can be told."""
+def train_parser(command: str = "train", description: str | None = None, *more: type) -> SettingsParser:
+    """Return the parser of everything that a run can be told, and of more argument dataclasses."""
     return SettingsParser(
-        (ModelArguments, DataArguments, FineTuningArguments),
-        prog="hfft train",
-        usage="hfft train --model MODEL --data DATA [--output_dir OUT] [--config RUN.YAML] [--any_argument VALUE]",
-        description="Fine-tune a model and test it.",
+        (ModelArguments, DataArguments, FineTuningArguments, *more),
+        prog=f"hfft {command}",
+        usage=f"hfft {command} --model MODEL --data DATA [--output_dir OUT] [--config RUN.YAML] [--any_argument VALUE]",
+        description=description,
     )
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path, parser: SettingsParser | None = None) -> dict[str, Any]:
     """Read a run's settings; the values are typed by the parser of the flags, so ``1e-4`` is a number here too.
 
     Raises:
@@ -169,7 +169,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"--config: '{path}' must hold lines of the form name: value, got a {type(root).__name__[:-4].lower()}."
         )
-    return _typed(_items(root, path), path)
+    return _typed(_items(root, path), path, parser or train_parser())
 
 
 def _require_plain(text: str, path: str | Path) -> None:
@@ -199,10 +199,9 @@ def _items(node: yaml.MappingNode, path: str | Path) -> dict[str, yaml.Node]:
     return items
 
 
-def _typed(items: dict[str, yaml.Node], path: str | Path) -> dict[str, Any]:
+def _typed(items: dict[str, yaml.Node], path: str | Path, parser: SettingsParser) -> dict[str, Any]:
     """Hand the values to the parser of the flags."""
-    parser = train_parser()
-    known = sorted({action.dest for action in parser._actions} - {"help"})
+    known = sorted({action.dest for action in parser._actions} - {"help", "config"})
     argv: list[str] = []
     lists: dict[str, list[str]] = {}
     for key, node in items.items():

@@ -22,6 +22,9 @@ PREDICTIONS_FILE = "predictions.parquet"
 DATA_FILE = "data_report.json"
 CARD_FILE = "README.md"
 REPORT_FILE = "report.html"
+CROSSVAL_FILE = "crossval.json"
+CROSSVAL_SETTINGS = "crossval.yaml"
+FOLDS = "folds"  # where the runs of the folds stand
 
 _PACKAGES = ("hfft", "torch", "transformers", "timm", "accelerate", "datasets", "scikit-learn")
 

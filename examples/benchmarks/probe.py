@@ -81,8 +81,8 @@ def run_folds(options: Namespace, seed: int, folds: int) -> Result:
     import numpy as np
     import torch
 
+    from hfft.data.folds import draw_folds
     from hfft.features.heads import solve_head
-    from hfft.features.heads.folds import draw_folds
 
     source, labels = features_of(options)
     startup, start = since_start(), time.perf_counter()

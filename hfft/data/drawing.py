@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hfft.arrays import encode_column, other_rows, select_rows
-from hfft.data.inspecting import Inspected
 from hfft.data.split_names import GROUP
 from hfft.data.splits import draw_groups
 from hfft.errors import UserError, listed
@@ -17,15 +16,15 @@ if TYPE_CHECKING:
     from hfft.data.labelled import LabelledData
 
 
-def draw_split(data: LabelledData, name: str, share: float, seed: int, inspected: dict[str, Inspected]) -> None:
+def draw_split(data: LabelledData, name: str, share: float, seed: int) -> None:
     """Move a stratified share of the training split to a split of its own.
 
     Raises :class:`UserError` where there are too few examples, and for groups that cannot be divided.
     """
     kept, drawn = _divide(data, name, share, seed)
-    train, looks = data.splits["train"], inspected["train"]
+    train, looks = data.splits["train"], data.inspected["train"]
     data.splits["train"], data.splits[name] = select_rows(train, kept), select_rows(train, drawn)
-    inspected["train"], inspected[name] = looks.select(kept), looks.select(drawn)
+    data.inspected["train"], data.inspected[name] = looks.select(kept), looks.select(drawn)
     whole = f", groups of '{data.group_column}' kept whole" if data.group_column else ""
     message = f"no {name} split was given: {len(drawn)} of {len(train)} training examples were drawn for it{whole}."
     data.findings.add(NOTE, "drawn split", message, name, len(drawn))

@@ -44,6 +44,8 @@ class LabelledData:
         findings: what is wrong or odd, and what was decided on the way.
         columns: role -> column of the table that it was read from; empty where the examples are files.
         group_column: the column of the groups that drawn splits keep whole.
+        inspected: what was seen of the rows of each split, as they stand in it.
+        pool: where ``train`` is one of several draws, what they are drawn from: its features are computed once.
     """
 
     splits: dict[str, Dataset]
@@ -52,6 +54,8 @@ class LabelledData:
     findings: Findings = field(default_factory=Findings)
     columns: dict[str, str] = field(default_factory=dict)
     group_column: str | None = None
+    inspected: dict[str, Inspected] = field(default_factory=dict, repr=False)
+    pool: Dataset | None = field(default=None, repr=False)
 
     @property
     def notes(self) -> list[str]:
@@ -125,18 +129,16 @@ def prepare(
     read_columns = {} if source.from_files else columns
     target = _target(source, columns[LABEL], task, arguments, findings)
     data = LabelledData({}, target, source.origin, findings, read_columns, arguments.group_column)
-    inspected: dict[str, Inspected] = {}
     for name in source.splits:
-        _read_split(data, inspected, source, name, task, columns, arguments, track)
+        _read_split(data, source, name, task, columns, arguments, track)
     if "train" in data.splits:
-        _settle_splits(data, inspected, set(source.splits), arguments, seed)
+        _settle_splits(data, set(source.splits), arguments, seed)
     data.splits = {name: data.splits[name] for name in ("train", "validation", "test") if name in data.splits}
     return data
 
 
 def _read_split(
     data: LabelledData,
-    inspected: dict[str, Inspected],
     source: Source,
     name: str,
     task: Task,
@@ -157,25 +159,23 @@ def _read_split(
     if arguments.group_column is not None:
         examples = with_groups(examples, chosen, source, arguments.group_column)
     usable = np.flatnonzero(_usable(looks, examples, place(source, name), name, arguments.on_problem, data.findings))
-    data.splits[name], inspected[name] = select_rows(examples, usable), looks.select(usable)
+    data.splits[name], data.inspected[name] = select_rows(examples, usable), looks.select(usable)
 
 
-def _settle_splits(
-    data: LabelledData, inspected: dict[str, Inspected], given: set[str], arguments: DataArguments, seed: int
-) -> None:
+def _settle_splits(data: LabelledData, given: set[str], arguments: DataArguments, seed: int) -> None:
     """Draw the splits that are missing, and keep copies apart."""
     tell_torn_groups(data)
     if data.target:
         tell_of_classes(data)
     for name in sorted(data.splits):
-        tell_repeats(data, name, inspected[name])
-    settle_leaks(data, inspected, given, arguments.on_problem)
+        tell_repeats(data, name)
+    settle_leaks(data, given, arguments.on_problem)
     for name, share in (("test", arguments.test_size), ("validation", arguments.validation_size)):
         if name not in given and share > 0 and data.target:
             with data.findings.catching("too few examples", name):
-                draw_split(data, name, share, seed, inspected)
+                draw_split(data, name, share, seed)
     if data.splits.keys() - given:
-        settle_leaks(data, inspected, given, arguments.on_problem)
+        settle_leaks(data, given, arguments.on_problem)
     if data.target:
         tell_untested(data)
 

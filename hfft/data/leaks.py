@@ -9,7 +9,6 @@ import numpy as np
 
 from hfft.arrays import other_rows, select_rows
 from hfft.data.copies import Copies, find_copies, find_repeats
-from hfft.data.inspecting import Inspected
 from hfft.data.shingles import MOST_PAIRS, MOST_SHINGLED
 from hfft.data.split_names import LABEL, REFERENCE
 from hfft.errors import listed
@@ -24,7 +23,7 @@ MOST_LEAKED = 0.03
 """Share of given test examples that may stand in train before the run is refused."""
 
 
-def settle_leaks(data: LabelledData, inspected: dict[str, Inspected], given: set[str], on_problem: str) -> None:
+def settle_leaks(data: LabelledData, given: set[str], on_problem: str) -> None:
     """Take copies of what is tested out of what is trained on, and of validation; refuse a test split full of them.
 
     Called before splits are drawn and after: what the first call settled between ``given`` splits stays settled.
@@ -33,14 +32,13 @@ def settle_leaks(data: LabelledData, inspected: dict[str, Inspected], given: set
     for name, other in (("validation", "test"), ("train", "test"), ("train", "validation")):
         were_given = {name, other} <= given
         if {name, other} <= data.splits.keys() and not (drawn and were_given):
-            copies = find_copies(among=inspected[name], of=inspected[other])
+            copies = find_copies(among=data.inspected[name], of=data.inspected[other])
             if len(copies.rows):
-                _settle(data, inspected, name, other, copies, were_given, on_problem)
+                _settle(data, name, other, copies, were_given, on_problem)
 
 
 def _settle(
     data: LabelledData,
-    inspected: dict[str, Inspected],
     name: str,
     other: str,
     copies: Copies,
@@ -81,14 +79,14 @@ def _settle(
         message = f"every {name} example is a copy of a {other} example: there is no {name} split."
         add(WARNING, check, message, name, count, offenders)
         return
-    data.splits[name], inspected[name] = select_rows(split, kept), inspected[name].select(kept)
+    data.splits[name], data.inspected[name] = select_rows(split, kept), data.inspected[name].select(kept)
     if not refused:
         add(WARNING, check, f"{what} and were left out.", name, count, offenders)
 
 
-def tell_repeats(data: LabelledData, name: str, inspected: Inspected) -> None:
+def tell_repeats(data: LabelledData, name: str) -> None:
     """Tell of inputs that stand in a split more than once, and of those with two labels."""
-    split = data.splits[name]
+    split, inspected = data.splits[name], data.inspected[name]
     copies = find_repeats(inspected)
     what = "training" if name == "train" else name
     if len(copies.rows):

@@ -7,7 +7,7 @@ hold each form against :mod:`hfft.evaluation.metrics`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -106,3 +106,22 @@ def bootstrap_intervals(
             low, high = np.quantile(defined, [tail, 1 - tail])
             intervals[name] = (float(low), float(high))
     return intervals
+
+
+def nadeau_bengio_interval(values: Sequence[float], ratio: float) -> tuple[float, float]:
+    """Return the 95 % interval of a mean over folds, which share training examples and so are not independent.
+
+    The variance of the mean is (1 / J + test / train) times that of the J values; Student's t with J - 1 degrees of
+    freedom (Nadeau and Bengio 2003, "Inference for the Generalization Error", section 3).
+
+    Args:
+        values: of a metric, one for each fold.
+        ratio: test examples over training examples of a fold.
+    """
+    from scipy.stats import t
+
+    count = len(values)
+    spread = (1 / count + ratio) * float(np.var(values, ddof=1))
+    half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread**0.5
+    mean = float(np.mean(values))
+    return mean - half, mean + half

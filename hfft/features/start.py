@@ -13,7 +13,7 @@ from hfft.caching import Cache, content_key
 from hfft.data.inspecting import Track
 from hfft.data.labelled import LabelledData
 from hfft.data.prepared import encoded
-from hfft.data.split_names import GROUP, LABEL
+from hfft.data.split_names import GROUP, LABEL, REFERENCE
 from hfft.data.splits import draw_stratified
 from hfft.errors import UserError, listed, nearest
 from hfft.features.extraction import Share, compute_features, kept_features, model_inputs, model_key
@@ -59,6 +59,7 @@ class Features:
         precision: number format to compute in.
         track: shows the progress.
         share: of this process among those with the same cache; see :func:`kept_features`.
+        drawn: the rows of the split that are meant; features are computed of all of it. Left out, all of them.
     """
 
     def __init__(
@@ -72,7 +73,9 @@ class Features:
         precision: str = FP32,
         track: Track | None = None,
         share: Share = (0, 1),
+        drawn: np.ndarray | None = None,
     ) -> None:
+        self._drawn = drawn
         self._task, self._model, self._cache = task, model, cache
         self._batch_size, self._precision, self._track, self._share = batch_size, precision, track, share
         self._encoder = task.encoder(processor, training=False)
@@ -86,8 +89,13 @@ class Features:
         return Readout.of(self._model, model_inputs(self._collate([first[row] for row in range(len(first))]), device))
 
     def read(self, readout: Readout, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Return (examples, width) float32, of some rows or of all."""
-        split = self._split if rows is None else self._split.select(rows)
+        """Return (examples, width) float32, of some of the rows that are meant or of all."""
+        if self._drawn is not None:
+            every = self._read(readout, self._split)
+            return every[self._drawn if rows is None else self._drawn[rows]]
+        return self._read(readout, self._split if rows is None else self._split.select(rows))
+
+    def _read(self, readout: Readout, split: Any) -> np.ndarray:
         keys = self._content(split)
 
         def compute(chosen: Sequence[int], share: Share) -> tuple[np.ndarray, np.ndarray]:
@@ -187,8 +195,10 @@ def start_from(
         np.unique(np.asarray(train[GROUP], dtype=str), return_inverse=True)[1] if GROUP in train.column_names else None
     )
 
+    pool, drawn = (train, None) if data.pool is None else (data.pool, rows_in(train, data.pool))
+
     def features() -> Features:
-        return Features(task, model, processor, train, cache, batch_size, precision, track, share)
+        return Features(task, model, processor, pool, cache, batch_size, precision, track, share, drawn)
 
     home = next(model.parameters()).device
     model.to(device)
@@ -217,6 +227,12 @@ def start_from(
     finally:
         model.to(home)
     return Start(chosen, head, [*notes, _told(head)])
+
+
+def rows_in(split: Any, pool: Any) -> np.ndarray:
+    """Return where the examples of a split stand in what it was drawn from, (rows,)."""
+    place = {reference: row for row, reference in enumerate(pool[REFERENCE])}
+    return np.array([place[reference] for reference in split[REFERENCE]], dtype=np.int64)
 
 
 def _told(head: LinearHead) -> str:

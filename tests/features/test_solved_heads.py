@@ -7,9 +7,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import NearestCentroid
 
+from hfft.data.folds import ALWAYS_TRAINED, draw_folds
 from hfft.errors import UserError
 from hfft.features.heads import list_solvers, solve_head
-from hfft.features.heads.folds import ALWAYS_TRAINED, draw_folds
 
 
 def blobs(rows=90, dims=12, classes=3, spread=2.0, seed=0):

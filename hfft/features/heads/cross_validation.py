@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from hfft.features.heads.folds import draw_folds
+from hfft.data.folds import draw_folds
 from hfft.features.heads.linear import LinearHead, PathPoint, choose_strength
 from hfft.features.heads.problem import DEFAULT_STRENGTH, FIRST_STRENGTH, STRENGTHS, Problem
 

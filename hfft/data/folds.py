@@ -9,7 +9,9 @@ _REPEAT_BELOW = 300
 _MOST_REPEATS = 10
 
 
-def draw_folds(strata: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+def draw_folds(
+    strata: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None, repeats: int | None = None
+) -> np.ndarray:
     """Deal the rows into folds, several times where there are few rows, for one division of 16 rows says little.
 
     Groups that hold all examples of a class are never held out. The number of folds is cut down to the number of groups
@@ -20,6 +22,7 @@ def draw_folds(strata: np.ndarray, folds: int, seed: int, groups: np.ndarray | N
         folds: at most so many.
         seed: the same seed draws the same folds.
         groups: (rows,) what each row belongs to; each row for itself if ``None``.
+        repeats: how often they are dealt (default: once, and up to ten times for less than 300 rows).
 
     Returns:
         (repeats, rows) int64 fold of each row, ``ALWAYS_TRAINED`` where it is never held out; no repeats where nothing
@@ -34,7 +37,8 @@ def draw_folds(strata: np.ndarray, folds: int, seed: int, groups: np.ndarray | N
     if folds < 2:
         return np.empty((0, len(strata)), dtype=np.int64)
     generator = np.random.default_rng(seed)
-    repeats = int(np.clip(_REPEAT_BELOW // len(strata), 1, _MOST_REPEATS))
+    if repeats is None:
+        repeats = int(np.clip(_REPEAT_BELOW // len(strata), 1, _MOST_REPEATS))
     return np.stack([_deal(table, free, folds, generator)[groups] for _ in range(repeats)])
 
 
