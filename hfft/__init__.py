@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from hfft.errors import UserError
     from hfft.finetuning import FineTuneResult, finetune
     from hfft.freezing import UnfreezeSchedule
-    from hfft.inference import EvaluationResult, evaluate, predict
+    from hfft.inference import EvaluationResult, evaluate
     from hfft.layers import LayerGroup, LayerStack
     from hfft.optim import layerwise_optimizer, layerwise_param_groups
+    from hfft.prediction import predict
     from hfft.record import RunRecord
     from hfft.strategies import Strategy, list_strategies, load_strategy
     from hfft.task import InputColumn, Task, list_tasks, load_task
@@ -55,7 +56,7 @@ _MODULE_OF = {
     "list_tasks": "task",
     "load_strategy": "strategies",
     "load_task": "task",
-    "predict": "inference",
+    "predict": "prediction",
 }
 
 __all__ = [  # noqa: RUF022 (the version stands last)

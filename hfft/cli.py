@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from hfft import __version__
 from hfft.errors import ProcessError, RunInterrupted, UserError, listed, nearest
@@ -102,13 +102,21 @@ def _evaluate(argv: Sequence[str]) -> int:
 def _predict(argv: Sequence[str]) -> int:
     """Predict the classes, or the number, of files or of the rows of a table."""
     parser = _model_parser("predict", _predict.__doc__)
-    parser.add_argument("--input", required=True, dest="inputs", metavar="FILE|FOLDER", help="What to classify.")
-    parser.add_argument("--output", required=True, metavar="F.csv", help="CSV or Parquet file to write.")
-    given = _parse(parser, argv)
-    from hfft.inference import predict
+    parser.add_argument(
+        "--input", required=True, dest="inputs", metavar="FILE|FOLDER|-",
+        help="A file, a folder of files, a table, or - for standard input: a text or path in each line, or JSON lines.",
+    )  # fmt: skip
+    parser.add_argument("--output", required=True, metavar="F.csv|-", help="CSV or Parquet file to write, or - (CSV).")
+    piped = "-" in (argv[place + 1] for place, word in enumerate(argv[:-1]) if word == "--output")
+    # what a program reads is on standard output then, and what a person reads beside it
+    given = _parse(parser, argv, sys.stderr if piped else sys.stdout)
+    from hfft.prediction import predict_to
 
-    table = predict(**given)
-    make_console().print(f"{len(table)} predictions: {given['output']}")
+    console = make_console(stderr=piped)
+    done = predict_to(**given, console=console)
+    console.print(f"{done.count - done.unreadable} predictions: {given['output']}")
+    if done.unreadable:
+        console.print(f"{done.unreadable} inputs could not be read (column error): {'; '.join(done.errors)}")
     return DONE
 
 
@@ -260,9 +268,9 @@ def _dispatch(arguments: list[str]) -> int:
     return COMMANDS[name](rest)
 
 
-def _announce(command: str) -> None:
+def _announce(command: str, stream: TextIO | None = None) -> None:
     if is_first_process():
-        print(f"hfft {__version__} {command}", flush=True)
+        print(f"hfft {__version__} {command}", file=stream, flush=True)
 
 
 def _quiet_libraries() -> None:
@@ -297,9 +305,9 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _parse(parser: _Parser, argv: Sequence[str]) -> dict[str, Any]:
+def _parse(parser: _Parser, argv: Sequence[str], stream: TextIO | None = None) -> dict[str, Any]:
     given = vars(parser.parse_args(argv))
-    _announce(parser.prog.removeprefix("hfft "))
+    _announce(parser.prog.removeprefix("hfft "), stream)
     _quiet_libraries()
     return given
 

@@ -1,4 +1,4 @@
-"""Evaluate and predict with a fine-tuned model, with the preprocessing that it was trained with."""
+"""A fine-tuned model that answers, with the preprocessing that it was trained with; its metrics on labelled data."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from datasets import concatenate_datasets
 from torch.utils.data import DataLoader
 
 from hfft.arguments import DataArguments, ModelArguments
-from hfft.data import Source, label_column_of, label_split, prepare, read_inputs, read_source
+from hfft.data import Source, label_column_of, label_split, prepare, read_source
 from hfft.data.columns import find_columns
+from hfft.data.inspecting import Track
+from hfft.data.prepared import encoded
 from hfft.data.split_names import LABEL, UNSPLIT
 from hfft.errors import UserError, listed, nearest
 from hfft.evaluation import metric_rows, summarize
@@ -23,8 +25,7 @@ from hfft.failures import computing
 from hfft.loading import load_config
 from hfft.output import is_run
 from hfft.parsing import read_yaml, split_settings
-from hfft.paths import require_writable
-from hfft.record import RUN_FILE, prediction_table
+from hfft.record import RUN_FILE
 from hfft.targets import Target, target_of_config
 from hfft.task import Task, load_task, task_for_config
 from hfft.terminal import make_console, progress_bar
@@ -62,20 +63,25 @@ class Classifier:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return cls(chosen, model.to(device or "cpu").eval(), processor, target_of_config(model.config))
 
-    def outputs(self, examples: Any, batch_size: int, description: str) -> np.ndarray:
-        """Return probabilities, or numbers, a row for each of a data set with the task's input columns."""
-        inputs_alone = [name for name in examples.column_names if name != LABEL]
-        encoded = examples.select_columns(inputs_alone).with_transform(
-            self.task.encoder(self.processor, training=False)
-        )
-        loader = DataLoader(encoded, batch_size=batch_size, collate_fn=self.task.collator(self.processor))
+    def outputs(self, examples: Any, batch_size: int, track: Track | None = None) -> np.ndarray:
+        """Return probabilities, or numbers, a row for each of a data set with the task's input columns.
+
+        Inputs are made as the run made those that it tested on. Examples of like length share a batch.
+        """
+        inputs_alone = examples.select_columns([name for name in examples.column_names if name != LABEL])
+        encoded_examples = encoded(inputs_alone, self.task.encoder(self.processor, training=False), None, seed=0)
+        lengths = getattr(encoded_examples, "lengths", None)
+        order = np.arange(len(examples)) if lengths is None else np.argsort(lengths, kind="stable")
+        batches = [rows.tolist() for rows in np.split(order, range(batch_size, len(order), batch_size))]
+        collate = self.task.collator(self.processor)
+        loader: Any = DataLoader(encoded_examples, batch_sampler=batches, collate_fn=collate)
         logits = []
-        smaller = computing("Lower --batch_size: no result depends on it.")
-        with torch.inference_mode(), progress_bar(make_console()) as bar, smaller:
-            for batch in bar.track(loader, total=len(loader), description=description):
+        with torch.inference_mode(), computing("Lower --batch_size: no result depends on it."):
+            for batch in loader if track is None else track(loader, len(batches), "Predicting"):
                 inputs = {name: value.to(self.model.device) for name, value in batch.items() if name != "labels"}
                 logits.append(self.model(**inputs).logits.float().cpu().numpy())
-        return self.target.outputs(np.concatenate(logits))
+        found = np.concatenate(logits)
+        return self.target.outputs(found[np.argsort(order, kind="stable")])
 
 
 def evaluate(
@@ -105,78 +111,26 @@ def evaluate(
     Raises:
         UserError: for a class that the model does not know, a split that is not there, and bad data.
     """
-    model_arguments, data_arguments = _sort(settings, model=model, data=data)
+    model_arguments, data_arguments = sort_settings(settings, model=model, data=data)
     classifier = Classifier.load(model_arguments, task)
     source = read_source(data, classifier.task.file_suffixes, data_arguments.cache_dir)
     examples, train_labels = _evaluation_split(model, source, split, classifier, data_arguments)
     target = classifier.target
     labels = target.array(examples[LABEL])
-    outputs = classifier.outputs(examples, batch_size, "Evaluating")
+    with progress_bar(make_console()) as bar:
+        track: Track = lambda items, n, _: bar.track(items, n, description="Evaluating")  # noqa: E731
+        outputs = classifier.outputs(examples, batch_size, track)
     baseline = target.baseline(train_labels, labels)
     metrics = summarize(target.metrics, labels, outputs, baseline, prefix=split, seed=seed)
     rows = metric_rows(metrics, list(target.metrics.functions), split)
     return EvaluationResult(metrics, rows, len(labels), target.baseline_name)
 
 
-def predict(
-    model: str,
-    inputs: str | Path,
-    output: str | Path | None = None,
-    *,
-    task: str | Task | None = None,
-    batch_size: int = 64,
-    **settings: Any,
-) -> Any:
-    """Predict the classes, or the number, of a file, of all files below a folder, or of the rows of a table.
-
-    Args:
-        model: folder or Hub id of the fine-tuned model.
-        inputs: the file, folder or table.
-        output: ``.csv`` or ``.parquet`` file to write.
-        task: left out, the model decides.
-        batch_size: examples at a time.
-        **settings: fields of ModelArguments and DataArguments (column names, ``cache_dir``).
-
-    Returns:
-        a ``datasets.Dataset`` with ``input``, ``predicted`` and, for classes, ``probability_<class>``. Where a model
-        predicts several classes, ``predicted`` is a list, and in CSV a text that ``;`` divides.
-
-    Raises:
-        UserError: naming the input that cannot be read, or the output that cannot be written.
-    """
-    model_arguments, data_arguments = _sort(settings, model=model)
-    if output is not None:
-        require_writable(Path(output), (".csv", ".parquet"), Path(inputs))
-    classifier = Classifier.load(model_arguments, task)
-    chosen = classifier.task
-    source = read_inputs(inputs, chosen.file_suffixes, data_arguments.cache_dir)
-    named = {**columns_of_run(run_settings(model), source), **data_arguments.named_columns()}
-    named.pop("label", None)
-    columns = find_columns(source, chosen, named, labelled=False)
-    examples = label_split(source.splits[UNSPLIT], UNSPLIT, source, chosen, columns, None)
-    outputs = classifier.outputs(examples, batch_size, "Predicting")
-    table = prediction_table([chosen.describe(row) for row in examples], outputs, classifier.target)
-    if output is not None and Path(output).suffix.lower() == ".parquet":
-        table.to_parquet(str(output))
-    elif output is not None:
-        _without_lists(table, data_arguments.label_delimiter or ";").to_csv(str(output), index=False)
-    return table
-
-
-def _without_lists(table: Any, delimiter: str) -> Any:
-    """Return the table with texts in place of lists of classes, for CSV."""
-    predicted = table["predicted"]
-    if not isinstance(predicted[0], list):
-        return table
-    joined = [delimiter.join(names) for names in predicted]
-    names = table.column_names
-    return table.remove_columns("predicted").add_column("predicted", joined).select_columns(names)
-
-
 _SPLITS = ("train", "validation", "test")
 
 
-def _sort(settings: Mapping[str, Any], **given: Any) -> tuple[ModelArguments, DataArguments]:
+def sort_settings(settings: Mapping[str, Any], **given: Any) -> tuple[ModelArguments, DataArguments]:
+    """Return what settings say of model and data; raises :class:`UserError` for what belongs to training."""
     model_arguments, data_arguments, others = split_settings({**settings, **given})
     if others:
         raise UserError(f"{listed(others)} belongs to training, and has no place here.")

@@ -109,14 +109,13 @@ class RunRecord:
             table.to_parquet(folder / PREDICTIONS_FILE)
 
 
-def prediction_table(inputs: list[str], outputs: np.ndarray, target: Target, labels: np.ndarray | None = None) -> Any:
-    """Return a ``datasets.Dataset`` with ``input``, ``label`` if known, ``predicted`` and the target's own columns."""
+def prediction_table(inputs: list[str], outputs: np.ndarray, target: Target, labels: np.ndarray) -> Any:
+    """Return a ``datasets.Dataset`` with ``input``, ``label``, ``predicted`` and the target's own columns."""
     from datasets import Dataset
 
-    columns: dict[str, Any] = {"input": inputs}
-    if labels is not None:
-        columns["label"] = target.label_values(labels)
-    return Dataset.from_dict({**columns, **target.prediction_columns(outputs)})
+    return Dataset.from_dict(
+        {"input": inputs, "label": target.label_values(labels), **target.prediction_columns(outputs)}
+    )
 
 
 def environment() -> dict[str, str]:

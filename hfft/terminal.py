@@ -18,11 +18,12 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def make_console() -> Console:
-    """Return a console on standard output that takes brackets in the users' names for what they are."""
+def make_console(stderr: bool = False) -> Console:
+    """Return a console on standard output (or error) that takes brackets in the users' names for what they are."""
     from rich.console import Console
 
-    return Console(quiet=not is_first_process(), soft_wrap=True, markup=False, highlight=False, emoji=False)
+    quiet = not is_first_process()
+    return Console(quiet=quiet, stderr=stderr, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
 def progress_bar(console: Console) -> Progress:
