@@ -33,8 +33,8 @@ from hfft.settling import Measure, measure_function, require_schedule, rerunnabl
 from hfft.strategies import load_strategy
 from hfft.task import Task
 from hfft.terminal import is_first_process, make_console, print_metrics, progress_bar
-from hfft.trainer import FineTuningTrainer, group_arguments, uses_layerwise_rates
-from hfft.training_arguments import FineTuningArguments
+from hfft.trainer import FineTuningTrainer, group_arguments
+from hfft.training_arguments import FineTuningArguments, uses_layerwise_rates
 
 
 @dataclass

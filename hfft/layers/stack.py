@@ -25,6 +25,7 @@ from hfft.errors import UserError, listed
 from hfft.layers.blocks import find_blocks
 from hfft.layers.heads import head_parameter_names, timm_model_in, without_adapters
 from hfft.layers.order import order_of_use
+from hfft.layers.shapes import whole_shape
 
 HEAD = "head"
 STEM = "stem"
@@ -142,7 +143,7 @@ def _from_structure(model: nn.Module, prefix: str, head: list[str]) -> tuple[lis
     if not blocks:
         _raise_unordered(model)
     names = {id(parameter): prefix + name for name, parameter in model.named_parameters()}
-    dimensions = {names[id(parameter)]: parameter.ndim for parameter in model.parameters()}
+    dimensions = {names[id(parameter)]: len(whole_shape(parameter)) for parameter in model.parameters()}
     seen = set(head)
     groups: dict[str, list[str]] = {}
     pending: list[str] = []  # parameters that belong to no block, since the last block
