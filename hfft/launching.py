@@ -12,7 +12,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from hfft.errors import UserError, listed
-from hfft.layers import LayerStack
+from hfft.layers import blocks_of
 
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _YES = ("1", "true", "yes", "on", "y", "t")  # as accelerate reads them
@@ -144,31 +144,24 @@ def require_plain_checkpointing(args: TrainingArguments, what: str) -> None:
             )
 
 
-def shard_blocks(plugin: Any, model: nn.Module, layer_patterns: list[str] | None = None) -> None:
-    """Name the classes of the model's blocks to FSDP where neither the user nor the model itself does.
+def shard_blocks(plugin: Any, model: nn.Module) -> None:
+    """Name the classes of the model's blocks to FSDP where the user does not.
 
-    timm's models in transformers name a class that they do not have, on which FSDP gives up.
+    What models name themselves it cannot use: those of timm, in transformers, a class that they do not have, and BERT
+    and its kin their embeddings, in which accelerate shards the table of tokens once more.
 
     Args:
         plugin: accelerate's ``FullyShardedDataParallelPlugin``.
         model: not yet wrapped.
-        layer_patterns: see :meth:`hfft.LayerStack.from_model`.
     """
     from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
     if plugin.auto_wrap_policy is not transformer_auto_wrap_policy or plugin.transformer_cls_names_to_wrap is not None:
         return
-    present = {type(module).__name__ for module in model.modules()}
-    named = set(getattr(model, "_no_split_modules", None) or ())
-    if not named or not named <= present:
-        plugin.transformer_cls_names_to_wrap = block_class_names(model, layer_patterns)
-
-
-def block_class_names(model: nn.Module, layer_patterns: list[str] | None = None) -> list[str]:
-    """Return the classes of the modules that are a layer group each, but for the stem and the head."""
-    modules = dict(model.named_modules())
-    names = (group.name for group in LayerStack.from_model(model, layer_patterns))
-    return sorted({type(modules[name]).__name__ for name in names if name in modules})
+    classes = {type(block) for block in blocks_of(model)}
+    # a plain layer's class is also that of its parts
+    names = sorted(cls.__name__ for cls in classes if not cls.__module__.startswith("torch.nn"))
+    plugin.transformer_cls_names_to_wrap = names or None
 
 
 def is_on(settings: Mapping[str, Any], name: str) -> bool:

@@ -83,7 +83,7 @@ class FineTuningTrainer(WholeCheckpoints):
             warnings.filterwarnings("ignore", "Label smoothing is not compatible with multi-label", UserWarning)
             super().__init__(model=model, args=args, **kwargs)
         if self.is_fsdp_enabled:
-            shard_blocks(self.accelerator.state.fsdp_plugin, self.model, args.layer_patterns)
+            shard_blocks(self.accelerator.state.fsdp_plugin, self.model)
         if str(args.train_sampling_strategy) in ("group_by_length", "batch_rebalance"):
             _require_lengths(args, self.train_dataset)
         self.add_callback(EpochOfSampler())

@@ -177,11 +177,15 @@ def test_the_blocks_of_a_timm_model_are_sharded_each_by_itself():
     assert wrapped(model, plugin) == blocks
 
 
-def test_what_a_model_or_its_user_names_is_sharded(tmp_path):
+def test_the_embeddings_are_not_sharded_twice():
     model, plugin = small_bert(), plugin_of()
+    assert "bert.embeddings" in wrapped(model, plugin)  # beside which accelerate shards the table of tokens by itself
     shard_blocks(plugin, model)
-    layers = [f"bert.encoder.layer.{index}" for index in range(2)]
-    assert wrapped(model, plugin) == ["bert.embeddings", *layers]
+    assert wrapped(model, plugin) == ["bert.encoder.layer.0", "bert.encoder.layer.1"]
+
+
+def test_what_the_user_names_is_sharded():
+    model, layers = small_bert(), ["bert.encoder.layer.0", "bert.encoder.layer.1"]
     chosen = plugin_of(transformer_cls_names_to_wrap=["BertAttention"])
     shard_blocks(chosen, model)
     assert wrapped(model, chosen) == [f"{layer}.attention" for layer in layers]
