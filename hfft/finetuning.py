@@ -21,7 +21,8 @@ from hfft.data import LabelledData, read_labelled
 from hfft.data.inspecting import Track
 from hfft.errors import RunInterrupted, UserError, listed
 from hfft.evaluation import summarize
-from hfft.features.start import start_from
+from hfft.features.start import AUTO, MODEL, start_from
+from hfft.launching import is_sharded, is_zero3
 from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.optim import layerwise_param_groups
@@ -31,6 +32,7 @@ from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
 from hfft.settling import Measure, measure_function, require_schedule, rerunnable, settle, task_defaults
 from hfft.strategies import load_strategy
+from hfft.targets import Regression
 from hfft.task import Task
 from hfft.terminal import is_first_process, make_console, print_metrics, progress_bar
 from hfft.trainer import FineTuningTrainer, group_arguments
@@ -83,10 +85,17 @@ def finetune(
         output.require_free(folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs)
     console = make_console()
 
+    if is_sharded(args):
+        _keep_architecture(model_arguments)
     if not load_strategy(args.strategy).trains and "validation_size" not in settings:
         # nothing is chosen on it: every example may help to solve the head
         data_arguments.validation_size = settings["validation_size"] = 0.0
     task, labelled = _read(data_arguments, args.seed, console)
+    if is_zero3() and labelled.target.problem_type == Regression.problem_type:
+        raise UserError(
+            "Numbers cannot be trained with ZeRO stage 3: their unit is folded into the last layer, of which no "
+            "process has the whole. Take stage 2 or FSDP2."
+        )
     chosen = {**task_defaults(task, chosen), **chosen}
     args = training_arguments(chosen)
     measure = measure_function(labelled.target, args)
@@ -133,6 +142,16 @@ def finetune(
     print_metrics(console, record.rows(), title, record.target.baseline_name)
     console.print(f"Model, report and predictions: {folder}")
     return FineTuneResult(record.metrics, str(folder), trainer, record)
+
+
+def _keep_architecture(arguments: ModelArguments) -> None:
+    """Let the head read the trunk as it does, where the model is in parts: nothing can be folded into it in the end."""
+    if arguments.pooling not in (AUTO, MODEL):
+        raise UserError(
+            f"pooling {arguments.pooling} is folded into the model in the end, which FSDP and ZeRO stage 3 leave in "
+            "parts: set pooling to model."
+        )
+    arguments.pooling = MODEL
 
 
 def _read(arguments: DataArguments, seed: int, console: Console) -> tuple[Task, LabelledData]:

@@ -68,8 +68,6 @@ def require_fsdp(args: TrainingArguments, environment: Mapping[str, str] = os.en
 
 def require_whole_model(args: TrainingArguments, environment: Mapping[str, str] = os.environ) -> None:
     """Raise :class:`UserError` where not each process has all weights before training, on which a head is solved."""
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
     settings = args.fsdp_config if args.fsdp else {}
     by_fsdp = is_on(settings, "cpu_ram_efficient_loading")
     if not args.fsdp and is_on(environment, "ACCELERATE_USE_FSDP"):
@@ -79,11 +77,32 @@ def require_whole_model(args: TrainingArguments, environment: Mapping[str, str] 
             "A head cannot be solved where only the first process has the pretrained weights: set "
             "fsdp_cpu_ram_efficient_loading to false, or head_start to random."
         )
-    if is_deepspeed_zero3_enabled():
+    if is_zero3():
         raise UserError(
             "A head cannot be solved where each process has only a part of the weights, as with ZeRO stage 3: set "
             "head_start to random, or take stage 2."
         )
+
+
+def require_training(args: TrainingArguments, strategy: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Raise :class:`UserError` where FSDP or DeepSpeed is asked for, which prepare no model that is not trained."""
+    if is_sharded(args, environment) or args.deepspeed or is_on(environment, "ACCELERATE_USE_DEEPSPEED"):
+        raise UserError(
+            f"FSDP and DeepSpeed have no place with {strategy}, which trains nothing that could be shared out: start "
+            "it without them."
+        )
+
+
+def is_sharded(args: TrainingArguments, environment: Mapping[str, str] = os.environ) -> bool:
+    """Say whether no process has the whole model while it is trained: with FSDP and ZeRO stage 3."""
+    return bool(args.fsdp) or is_on(environment, "ACCELERATE_USE_FSDP") or is_zero3()
+
+
+def is_zero3() -> bool:
+    """Say whether ZeRO stage 3 is on, with which a model is in parts from the moment it is loaded."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    return bool(is_deepspeed_zero3_enabled())
 
 
 def require_deepspeed(

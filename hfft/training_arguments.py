@@ -19,6 +19,7 @@ from hfft.launching import (
     require_fsdp,
     require_one_world,
     require_plain_checkpointing,
+    require_training,
     require_unfreezable,
     require_whole_model,
 )
@@ -292,6 +293,8 @@ class FineTuningArguments(TrainingArguments):
                 raise UserError(f'{name} must be names and values, such as {{"a": 1}}, got {getattr(self, name)!r}.')
         require_one_world(int(os.environ.get("WORLD_SIZE", "1")), self.world_size)
         require_fsdp(self)
+        if not strategy.trains:
+            require_training(self, strategy.name)
         if self.starts_solved:
             require_whole_model(self)
         if self.n_gpu > 1:

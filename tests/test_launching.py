@@ -27,8 +27,10 @@ from hfft import (
     GradualUnfreezing,
     LayerStack,
     UserError,
+    finetune,
     launching,
     layerwise_param_groups,
+    training_arguments,
 )
 from hfft.launching import (
     require_all_processes,
@@ -37,6 +39,7 @@ from hfft.launching import (
     require_whole_model,
     shard_blocks,
 )
+from tests.conftest import make_sentences, write_csv
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 ONE_OF_TWO = {"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}
@@ -155,6 +158,36 @@ def test_a_head_is_not_solved_on_parts_of_the_weights(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="only a part of the weights, as with ZeRO stage 3"):
         arguments(tmp_path, strategy="lp-ft")
     arguments(tmp_path, strategy="lp-ft", head_start="random")
+
+
+def test_a_strategy_that_trains_nothing_is_not_sharded(monkeypatch, tmp_path):
+    arguments(tmp_path, strategy="linear-probe")
+    monkeypatch.setattr(training_arguments, "require_fsdp", lambda args: None)  # which refuses it on the CPU
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="FSDP and DeepSpeed have no place with linear-probe"):
+        arguments(tmp_path, strategy="linear-probe")
+
+
+@pytest.mark.parametrize("switch", ["fsdp", "zero3"])
+def test_nothing_is_folded_into_a_model_in_parts(switch, monkeypatch, tiny_bert, text_folder, tmp_path):
+    run = {"model": str(tiny_bert), "data": str(text_folder), "output_dir": str(tmp_path / "out"), "use_cpu": True}
+    monkeypatch.setattr(training_arguments, "require_fsdp", lambda args: None)
+    if switch == "fsdp":
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    else:
+        monkeypatch.setattr("transformers.integrations.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(UserError, match="pooling mean is folded into the model in the end"):
+        finetune(**run, strategy="full", pooling="mean")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_are_not_trained_in_parts(monkeypatch, tiny_bert, tmp_path):
+    rows = [(text, f"{index / 3}") for index, (text, _) in enumerate(make_sentences(30, 1))]
+    data = write_csv(tmp_path / "numbers.csv", rows)
+    monkeypatch.setattr("transformers.integrations.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(UserError, match="Numbers cannot be trained with ZeRO stage 3"):
+        finetune(model=str(tiny_bert), data=str(data), output_dir=str(tmp_path / "out"), strategy="full")
+    assert not (tmp_path / "out").exists()
 
 
 def wrapped(model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> list[str]:

@@ -1,13 +1,14 @@
-"""FSDP2 on two CPU ranks, which accelerate keeps for GPUs: ``sharded.py FOLDER``, started by torchrun.
+"""FSDP2 on two CPU ranks, which accelerate keeps for GPUs: ``sharded.py FOLDER KIND [MODEL DATA]``, started by torchrun.
 
-Trains with gradual unfreezing, and again from checkpoints before, at and after thaws. The configuration of FSDP is the
-one that ``accelerate launch`` would leave in the environment.
+Trains with gradual unfreezing, and again from checkpoints before, at and after thaws; with a model and data a whole run
+is made. The configuration of FSDP is the one that ``accelerate launch`` would leave in the environment.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import torch
 from accelerate.state import PartialState
@@ -15,7 +16,7 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification, default_data_collator
 
-from hfft import FineTuningArguments, FineTuningTrainer, training_arguments
+from hfft import FineTuningArguments, FineTuningTrainer, finetuning, training_arguments
 
 STEPS, ROWS = 8, 32
 RESUMED = (1, 2, 3)  # of the thaws at 2, 3 and 4
@@ -34,6 +35,14 @@ def data() -> Dataset:
     return Dataset.from_dict({"input_ids": tokens, "labels": [row % 2 for row in range(ROWS)]})
 
 
+class ShardedTrainer(FineTuningTrainer):
+    """Takes the ranks for such on GPUs: accelerate leaves those on the CPU out."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        super().__init__(*args, **kwargs)
+
+
 def train(folder: str, batch_size: int, sharded: bool = False, resume: str | None = None) -> FineTuningTrainer:
     args = FineTuningArguments(
         output_dir=folder,
@@ -50,15 +59,15 @@ def train(folder: str, batch_size: int, sharded: bool = False, resume: str | Non
         save_total_limit=None,
         disable_tqdm=True,
     )
-    if sharded:  # accelerate leaves ranks on the CPU out
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    trainer = FineTuningTrainer(model(), args, train_dataset=data(), data_collator=default_data_collator)
+    trainer = (ShardedTrainer if sharded else FineTuningTrainer)(
+        model(), args, train_dataset=data(), data_collator=default_data_collator
+    )
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
 
 if __name__ == "__main__":
-    folder, kind = sys.argv[1:]
+    folder, kind, *run = sys.argv[1:]
     training_arguments.require_fsdp = lambda args: None  # which refuses FSDP on the CPU
     os.environ |= {
         "ACCELERATE_USE_FSDP": "true",
@@ -66,6 +75,12 @@ if __name__ == "__main__":
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
         "FSDP_STATE_DICT_TYPE": kind,
     }
+    if run:
+        finetuning.FineTuningTrainer = ShardedTrainer
+        settings = {"strategy": "lp-ft", "num_train_epochs": 2, "use_cpu": True}
+        result = finetuning.finetune(model=run[0], data=run[1], output_dir=folder, **settings)
+        assert isinstance(result.trainer.model, torch.distributed.fsdp.FSDPModule)
+        sys.exit()
     for step in (None, *RESUMED):
         resume = None if step is None else f"{folder}/whole/checkpoint-{step}"
         name = "whole" if step is None else f"resumed-{step}"
