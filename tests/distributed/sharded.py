@@ -1,6 +1,6 @@
-"""FSDP2 on two CPU ranks, which accelerate keeps for GPUs: ``sharded.py FOLDER KIND [MODEL DATA]``, started by torchrun.
+"""FSDP2 on two CPU ranks, which accelerate keeps for GPUs: ``sharded.py FOLDER KIND [MODEL DATA]``.
 
-Trains with gradual unfreezing, and again from checkpoints before, at and after thaws; with a model and data a whole run
+Started by torchrun. Trains with gradual unfreezing, and again from checkpoints before, at and after thaws; with a model and data a whole run
 is made. The configuration of FSDP is the one that ``accelerate launch`` would leave in the environment.
 """
 
@@ -59,9 +59,8 @@ def train(folder: str, batch_size: int, sharded: bool = False, resume: str | Non
         save_total_limit=None,
         disable_tqdm=True,
     )
-    trainer = (ShardedTrainer if sharded else FineTuningTrainer)(
-        model(), args, train_dataset=data(), data_collator=default_data_collator
-    )
+    kind = ShardedTrainer if sharded else FineTuningTrainer
+    trainer = kind(model(), args, train_dataset=data(), data_collator=default_data_collator)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
