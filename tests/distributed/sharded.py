@@ -1,7 +1,8 @@
 """FSDP2 on two CPU ranks, which accelerate keeps for GPUs: ``sharded.py FOLDER KIND [MODEL DATA]``.
 
-Started by torchrun. Trains with gradual unfreezing, and again from checkpoints before, at and after thaws; with a model and data a whole run
-is made. The configuration of FSDP is the one that ``accelerate launch`` would leave in the environment.
+Started by torchrun. Trains with gradual unfreezing, and again from checkpoints before, at and after thaws; with a model
+and data a whole run is made. The configuration of FSDP is the one that ``accelerate launch`` would leave in the
+environment.
 """
 
 from __future__ import annotations
