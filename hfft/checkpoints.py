@@ -96,8 +96,19 @@ class WholeCheckpoints(Trainer):
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save model and processor as the Trainer does, without the pickled arguments beside them."""
-        super().save_model(output_dir, _internal_call)
+        """Save model and processor as the Trainer does, without the pickled arguments beside them.
+
+        Under FSDP whose checkpoints are in parts the Trainer would save no model; here it is whole.
+        """
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled and not _internal_call else None
+        kept = getattr(plugin, "state_dict_type", None)
+        if plugin is not None:
+            plugin.set_state_dict_type("FULL_STATE_DICT")
+        try:
+            super().save_model(output_dir, _internal_call)
+        finally:
+            if plugin is not None:
+                plugin.state_dict_type = kept
         if self.args.should_save:
             folder = Path(output_dir if output_dir is not None else str(self.args.output_dir))
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)

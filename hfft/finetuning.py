@@ -25,8 +25,9 @@ from hfft.data.split_names import REFERENCE
 from hfft.errors import RunInterrupted, UserError, listed
 from hfft.evaluation import summarize
 from hfft.failures import computing, writing
-from hfft.features.start import start_from
+from hfft.features.start import AUTO, MODEL, start_from
 from hfft.findings import reference_text
+from hfft.launching import is_sharded, is_zero3
 from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.optim import layerwise_param_groups
@@ -36,10 +37,11 @@ from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
 from hfft.settling import Measure, measure_function, require_schedule, rerunnable, settle, task_defaults
 from hfft.strategies import load_strategy
+from hfft.targets import Regression
 from hfft.task import Task
 from hfft.terminal import is_first_process, make_console, print_metrics, progress_bar
-from hfft.trainer import FineTuningTrainer, group_arguments, uses_layerwise_rates
-from hfft.training_arguments import FineTuningArguments
+from hfft.trainer import FineTuningTrainer, group_arguments
+from hfft.training_arguments import FineTuningArguments, uses_layerwise_rates
 
 _SMALLER_BATCHES = "Lower --per_device_eval_batch_size: no result depends on it."
 
@@ -108,6 +110,13 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     model_arguments, data_arguments, chosen = split_settings(settings)
     chosen = {**task_defaults(task, chosen), **chosen}
     args = training_arguments(chosen)
+    if is_sharded(args):
+        _keep_architecture(model_arguments)
+    if is_zero3() and labelled.target.problem_type == Regression.problem_type:
+        raise UserError(
+            "Numbers cannot be trained with ZeRO stage 3: their unit is folded into the last layer, of which no "
+            "process has the whole. Take stage 2 or FSDP2."
+        )
     folder = Path(str(args.output_dir))
     measure = measure_function(labelled.target, args)
     settle(args, task, labelled, measure, chosen)
@@ -160,6 +169,16 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     print_metrics(console, record.rows(), title, record.target.baseline_name)
     console.print(f"Model, report and predictions: {folder}")
     return FineTuneResult(record.metrics, str(folder), trainer, record)
+
+
+def _keep_architecture(arguments: ModelArguments) -> None:
+    """Let the head read the trunk as it does, where the model is in parts: nothing can be folded into it in the end."""
+    if arguments.pooling not in (AUTO, MODEL):
+        raise UserError(
+            f"pooling {arguments.pooling} is folded into the model in the end, which FSDP and ZeRO stage 3 leave in "
+            "parts: set pooling to model."
+        )
+    arguments.pooling = MODEL
 
 
 def read_data(settings: dict[str, Any], console: Console, draw: bool = True) -> tuple[Task, LabelledData]:

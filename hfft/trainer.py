@@ -27,6 +27,7 @@ from hfft.features.in_training import PrefixInTraining
 from hfft.features.rows import ROWS, NumberedCollator, NumberedRows, Views
 from hfft.features.stages import Run
 from hfft.freezing import put_frozen_in_eval_mode, select_parameters
+from hfft.launching import shard_blocks
 from hfft.layers import LayerStack
 from hfft.objectives import OBJECTIVES, Objective, mean_squared_error
 from hfft.optim import layerwise_optimizer, schedule_factor
@@ -36,7 +37,7 @@ from hfft.precision import suited_attention
 from hfft.sampling import EpochOfSampler, GlobalBatchSampler
 from hfft.steps import GuardedSteps
 from hfft.strategies import load_strategy
-from hfft.training_arguments import FineTuningArguments, schedule_name
+from hfft.training_arguments import FineTuningArguments, schedule_name, uses_layerwise_rates
 
 _PREPARED = "_is_accelerate_prepared"
 _SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
@@ -84,6 +85,8 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints):
             # the Trainer's own smoothing is off there; that of hfft's loss is on
             warnings.filterwarnings("ignore", "Label smoothing is not compatible with multi-label", UserWarning)
             super().__init__(model=model, args=args, **kwargs)
+        if self.is_fsdp_enabled:
+            shard_blocks(self.accelerator.state.fsdp_plugin, self.model)
         if str(args.train_sampling_strategy) in ("group_by_length", "batch_rebalance"):
             _require_lengths(args, self.train_dataset)
         self.add_callback(EpochOfSampler())
@@ -256,6 +259,12 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints):
             self._created_lr_scheduler = True  # as the Trainer does: a second train() makes a new one
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load as the Trainer does; under FSDP with only that trainable which the saved optimizer has a state of."""
+        resumes = checkpoint is not None and self.is_fsdp_enabled and self.unfreezing is not None
+        with self.unfreezing.as_saved(self.model, self.state) if resumes else contextlib.nullcontext():  # type: ignore[union-attr]
+            super()._load_optimizer_and_scheduler(checkpoint)
+
     def _get_learning_rate(self) -> float:
         """Return the head's rate in the step that was just made, and keep those of the other layers for the log.
 
@@ -332,16 +341,6 @@ def freeze_for_good(model: nn.Module, args: FineTuningArguments) -> None:
     stack = LayerStack.from_model(model, args.layer_patterns)
     for name in select_parameters(model, stack, args.freeze or []):
         model.get_parameter(name).requires_grad_(False)
-
-
-def uses_layerwise_rates(args: FineTuningArguments) -> bool:
-    """Say whether the layers have learning rates of their own."""
-    given = (args.head_learning_rate, args.layer_patterns, args.lr_multipliers)
-    strategy = load_strategy(args.strategy)
-    # gradual unfreezing needs groups of one layer each: a group's rate depends on when its layer thaws
-    wanted = args.layer_decay != 1 or strategy.gradual or args.optim not in IN_TRANSFORMERS
-    wanted = wanted or any(value is not None for value in given)
-    return wanted and strategy.layerwise
 
 
 def layerwise_optimizer_from_arguments(args: FineTuningArguments) -> tuple[type, dict[str, Any]]:

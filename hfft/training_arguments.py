@@ -13,6 +13,16 @@ from transformers import TrainingArguments
 
 from hfft.arguments import require_choice, require_range
 from hfft.errors import UserError
+from hfft.launching import (
+    require_all_processes,
+    require_deepspeed,
+    require_fsdp,
+    require_one_world,
+    require_plain_checkpointing,
+    require_training,
+    require_unfreezable,
+    require_whole_model,
+)
 from hfft.optim.factory import IN_TRANSFORMERS, require_known_optimizer
 from hfft.optim.schedules import SCHEDULES, require_known
 from hfft.precision import BF16, FP16, resolve_precision
@@ -70,7 +80,8 @@ ON_NAN = ("error", "skip")
 class FineTuningArguments(TrainingArguments):
     """Training arguments of a fine-tuning run; every field of transformers' TrainingArguments keeps its name.
 
-    Raises :class:`hfft.UserError` for values that cannot be meant (negative rates, NaN, an unknown strategy).
+    Raises :class:`hfft.UserError` for values that cannot be meant (negative rates, NaN, an unknown strategy), and for a
+    launcher, FSDP or DeepSpeed that would train something else than what was asked for.
     """
 
     output_dir: str | None = field(default="out", metadata={"help": "Folder that the run is written to."})
@@ -264,6 +275,12 @@ class FineTuningArguments(TrainingArguments):
             raise UserError(f"epochs_per_group has no place in the strategy '{strategy.name}': it belongs to gradual.")
         if self.resume and self.overwrite:
             raise UserError("resume and overwrite exclude each other: go on with the old run, or replace it?")
+        require_all_processes()
+        require_deepspeed(self.deepspeed, uses_layerwise_rates(self))
+        if strategy.gradual:
+            require_unfreezable(self)
+        elif self.freeze:
+            require_plain_checkpointing(self, "freeze")
         if not torch.accelerator.is_available():
             # Without this several ranks would each train a model of their own, and report no error.
             self.use_cpu = True
@@ -292,6 +309,11 @@ class FineTuningArguments(TrainingArguments):
             if not isinstance(getattr(self, name), dict | None):
                 raise UserError(f'{name} must be names and values, such as {{"a": 1}}, got {getattr(self, name)!r}.')
         require_one_world(int(os.environ.get("WORLD_SIZE", "1")), self.world_size)
+        require_fsdp(self)
+        if not strategy.trains:
+            require_training(self, strategy.name)
+        if self.starts_solved:
+            require_whole_model(self)
         if self.n_gpu > 1:
             # One process that feeds several GPUs (DataParallel) is slower than one GPU more often than not.
             self._n_gpu = 1
@@ -300,6 +322,16 @@ class FineTuningArguments(TrainingArguments):
     def starts_solved(self) -> bool:
         """Whether the new head is solved before anything is trained."""
         return load_strategy(self.strategy).solved_head if self.head_start == "auto" else self.head_start == "solved"
+
+
+def uses_layerwise_rates(args: FineTuningArguments) -> bool:
+    """Say whether the layers have learning rates of their own."""
+    given = (args.head_learning_rate, args.layer_patterns, args.lr_multipliers)
+    strategy = load_strategy(args.strategy)
+    # gradual unfreezing needs groups of one layer each: a group's rate depends on when its layer thaws
+    wanted = args.layer_decay != 1 or strategy.gradual or args.optim not in IN_TRANSFORMERS
+    wanted = wanted or any(value is not None for value in given)
+    return wanted and strategy.layerwise
 
 
 def schedule_name(args: TrainingArguments) -> str:
@@ -323,12 +355,3 @@ def enough_epochs(examples: int, batch_size: int, epochs: float) -> float:
     """
     steps_per_epoch = math.ceil(examples / batch_size)
     return float(max(epochs, min(MOST_EPOCHS, math.ceil(FEWEST_STEPS / steps_per_epoch))))
-
-
-def require_one_world(launched: int, seen: int) -> None:
-    """Raise :class:`UserError` where the launcher's processes do not belong to one training."""
-    if launched != seen:
-        raise UserError(
-            f"The launcher started {launched} processes, but the training sees {seen}: they would train separate "
-            "models. Start them with torchrun or `accelerate launch`, all on the same kind of device."
-        )

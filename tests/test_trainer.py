@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from hfft import FineTuningArguments, FineTuningTrainer, UserError
-from hfft.training_arguments import enough_epochs, require_one_world
+from hfft.training_arguments import enough_epochs
 
 
 def image_trainer(tiny_timm: Path, out: Path, **options: Any) -> FineTuningTrainer:
@@ -122,12 +122,6 @@ def test_optimizers_with_groups_of_their_own_are_refused_before_a_folder_is_made
     with pytest.raises(UserError, match="optim: galore_adamw"):
         image_trainer(tiny_timm, tmp_path / "out", optim="galore_adamw")
     assert not (tmp_path / "out").exists()
-
-
-def test_processes_that_do_not_see_each_other_are_refused():
-    require_one_world(2, 2)
-    with pytest.raises(UserError, match="started 2 processes, but the training sees 1"):
-        require_one_world(2, 1)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from transformers.trainer_callback import ExportableState
 
 from hfft.errors import UserError, listed
 from hfft.freezing import UnfreezeSchedule, put_frozen_in_eval_mode
+from hfft.launching import require_unfreezable
 from hfft.layers import LayerStack
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
     DistributedDataParallel their buckets): the callback freezes them when training begins, and leaves them trainable
     when it ends. Frozen modules run in eval mode. A group's learning rate is 0 while it is frozen and rises to its
     full value over ``rewarm_steps`` after its thaw. That needs an optimizer whose groups hold one layer each, such as
-    those of :func:`hfft.layerwise_optimizer`; with the Trainer's own a thawed layer has its full rate at once.
+    those of :func:`hfft.layerwise_optimizer`; with the Trainer's own a thawed layer has its full rate at once. With
+    DeepSpeed it has to be such an optimizer, since what is frozen is stepped as well, by a rate that has to be 0.
 
     Args:
         epochs_per_group: length of a stage in epochs, fractions allowed; left out, everything is thawed by half of
@@ -45,8 +47,8 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
 
     Raises:
         UserError: for values that exclude each other; when training begins, for parameters that the optimizer does not
-            hold, a checkpoint that was made with another schedule, and reentrant activation checkpointing, under which
-            a thawed layer would silently not train.
+            hold, a checkpoint that was made with another schedule, reentrant activation checkpointing, under which
+            a thawed layer would silently not train, and settings of DistributedDataParallel that a thaw breaks.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         self.stack: LayerStack | None = None
         self.schedule: UnfreezeSchedule | None = None
         self._members: list[list[nn.Parameter]] = []
-        self._group_of: dict[int, int] = {}  # id of a parameter -> index of its group
+        self._group_of: dict[int | str, int] = {}  # id of a parameter, or name of a group -> index of the group
         self._hook: RemovableHandle | None = None
         self._arguments = {
             **lengths,
@@ -120,13 +122,15 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         """Order the layers, check that all of them can be trained, and freeze what is frozen now."""
         self.release()  # what a training that broke off has left
         model, optimizer = kwargs["model"], kwargs["optimizer"]
-        _require_plain_checkpointing(args)
+        require_unfreezable(args, type(self).__name__)
+        _require_search_for_unused(args)
         parameters = dict(model.named_parameters())
         stack = LayerStack.from_model(model, self._patterns)
         # what does not require a gradient now is frozen for good, by its owner
         members = [[parameters[name] for name in group.parameter_names] for group in stack]
         self._members = [[p for p in group if p.requires_grad or getattr(p, _MARK, False)] for group in members]
-        self._group_of = {id(parameter): index for index, group in enumerate(self._members) for parameter in group}
+        self._group_of = {group.name: index for index, group in enumerate(stack)}
+        self._group_of |= {id(parameter): index for index, group in enumerate(self._members) for parameter in group}
         _require_in_optimizer(stack, self._members, optimizer)
         self.stack = stack
         batches = len(kwargs["train_dataloader"]) if _has_length(kwargs.get("train_dataloader")) else state.max_steps
@@ -212,6 +216,34 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         finally:
             self._apply(now)
 
+    @contextlib.contextmanager
+    def as_saved(self, model: nn.Module, state: TrainerState) -> Iterator[None]:
+        """Freeze for a moment what was frozen in the last step before a checkpoint.
+
+        FSDP2 finds no state of that in the saved optimizer, and asks for the state of all that requires a gradient.
+
+        Args:
+            model: as it is trained, nothing of it frozen by a schedule.
+            state: the checkpoint's.
+        """
+        stored = (state.stateful_callbacks or {}).get(type(self).__name__) or {}
+        stored = stored[0] if isinstance(stored, list) else stored
+        starts = (stored.get("attributes", {}).get("kept") or {}).get("starts", {})
+        names = [
+            name
+            for group in LayerStack.from_model(model, self._patterns)
+            if group.name in starts and (starts[group.name] is None or starts[group.name] >= state.global_step)
+            for name in group.parameter_names
+        ]
+        frozen = [parameter for parameter in map(model.get_parameter, names) if parameter.requires_grad]
+        try:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, for a resumed run to be compared with."""
         kept: dict[str, Any] = {}
@@ -240,6 +272,8 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         factor is that of the layer group which trains longest."""
         assert self.schedule is not None
         indices = {self._group_of[id(parameter)] for parameter in group["params"] if id(parameter) in self._group_of}
+        if not indices and group.get("layer") in self._group_of:  # DeepSpeed steps copies of the parameters
+            indices = {self._group_of[group["layer"]]}
         return max((self.schedule.factor(index, step) for index in indices), default=1.0)
 
     def _require_same_schedule(self, state: TrainerState) -> None:
@@ -291,10 +325,18 @@ def _freeze_modes(model: nn.Module, inputs: Any) -> None:
 
 def _require_in_optimizer(stack: LayerStack, members: list[list[nn.Parameter]], optimizer: Any) -> None:
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    layers = {group.get("layer") for group in optimizer.param_groups}
+    if any(id(parameter) in held for parameters in members for parameter in parameters):
+        layers = set()
+    elif any(members) and layers <= {None}:
+        raise UserError(
+            "The optimizer holds copies of the parameters, as DeepSpeed's do, and does not say which layers they are "
+            "of: make it with hfft.layerwise_optimizer, and leave optimizer out of DeepSpeed's configuration."
+        )
     missing = [
         group.name
         for group, parameters in zip(stack, members, strict=True)
-        if any(id(parameter) not in held for parameter in parameters)
+        if group.name not in layers and any(id(parameter) not in held for parameter in parameters)
     ]
     if missing:
         raise UserError(
@@ -305,13 +347,11 @@ def _require_in_optimizer(stack: LayerStack, members: list[list[nn.Parameter]], 
         raise UserError("No parameter requires a gradient, so there is nothing to unfreeze.")
 
 
-def _require_plain_checkpointing(args: TrainingArguments) -> None:
-    """Refuse reentrant activation checkpointing: with frozen layers below, a block gets no gradient at all."""
-    options = getattr(args, "gradient_checkpointing_kwargs", None) or getattr(
-        args, "activation_checkpointing_kwargs", None
-    )
-    if (options or {}).get("use_reentrant") is True:
+def _require_search_for_unused(args: TrainingArguments) -> None:
+    """Raise :class:`UserError` where DistributedDataParallel would wait for the gradients of frozen layers."""
+    is_ddp = args.distributed_state is not None and args.distributed_state.distributed_type.value.startswith("MULTI_")
+    if args.ddp_find_unused_parameters is None and args.activation_checkpointing and is_ddp:
         raise UserError(
-            "Gradual unfreezing needs activation checkpointing without use_reentrant: with it, thawed layers above "
-            "frozen ones would silently not train."
+            "Gradual unfreezing on several processes with activation checkpointing needs ddp_find_unused_parameters "
+            "true, which the Trainer else turns off."
         )

@@ -91,6 +91,6 @@ def _prefix(trainer: Any) -> FrozenPrefix | None:
 def _obstacle(trainer: Any) -> str | None:
     """Return what of the training does not go together with steps that start in the middle of the model."""
     args = trainer.args
-    names = ("torch_compile", "gradient_checkpointing", "deepspeed")
-    found = next((name for name in names if getattr(args, name, None)), None)
-    return "fsdp" if found is None and trainer.is_fsdp_enabled else found
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # also by the launcher alone
+        return "fsdp" if trainer.is_fsdp_enabled else "deepspeed"
+    return next((name for name in ("torch_compile", "activation_checkpointing") if getattr(args, name, None)), None)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from hfft.layers.order import CONTAINERS, order_of_use
+from hfft.layers.shapes import is_matrix, whole_shape
 
 
 def find_blocks(model: nn.Module, head: list[str]) -> dict[str, str]:
@@ -22,7 +23,7 @@ def find_blocks(model: nn.Module, head: list[str]) -> dict[str, str]:
     weights = [
         name
         for name, parameter in model.named_parameters()
-        if parameter.ndim > 1 and name not in in_head and not any(map(_is_no_trunk, name.split(".")))
+        if is_matrix(parameter) and name not in in_head and not any(map(_is_no_trunk, name.split(".")))
     ]
     finder = _BlockFinder(model)
     smaller = _BlockFinder(model, composite=False)
@@ -58,7 +59,7 @@ class _BlockFinder:
 
     def __init__(self, model: nn.Module, composite: bool = True) -> None:
         self._composite = composite
-        self._weights = {id(module): sum(p.ndim > 1 for p in module.parameters()) for module in model.modules()}
+        self._weights = {id(module): sum(map(is_matrix, module.parameters())) for module in model.modules()}
         elements = [
             child
             for module in model.modules()
@@ -143,7 +144,7 @@ class _BlockFinder:
 
 def _repeated_classes(modules: Iterable[nn.Module]) -> set[type]:
     """Return the classes that occur more than once with the same shapes."""
-    signatures = Counter((type(module), tuple(p.shape for p in module.parameters())) for module in modules)
+    signatures = Counter((type(module), tuple(map(whole_shape, module.parameters()))) for module in modules)
     return {cls for (cls, _), count in signatures.items() if count > 1}
 
 
@@ -188,6 +189,6 @@ def _plain_layers(model: nn.Module, path: str) -> dict[str, str]:
     for child_path, child in _children(model, path):
         if isinstance(child, CONTAINERS) or child_path == getattr(model, "base_model_prefix", None):
             found |= _plain_layers(child, child_path)
-        elif not isinstance(child, nn.Embedding) and any(p.ndim > 1 for p in child.parameters(recurse=False)):
+        elif not isinstance(child, nn.Embedding) and any(map(is_matrix, child.parameters(recurse=False))):
             found[child_path] = child_path
     return found

@@ -25,6 +25,7 @@ from hfft.errors import UserError, listed
 from hfft.layers.blocks import find_blocks
 from hfft.layers.heads import head_parameter_names, timm_model_in, without_adapters
 from hfft.layers.order import order_of_use
+from hfft.layers.shapes import whole_shape
 
 HEAD = "head"
 STEM = "stem"
@@ -95,14 +96,26 @@ class LayerStack(Sequence[LayerGroup]):
         names = [name for name, _ in model.named_parameters()]  # a tied parameter is named once
         if patterns is not None:
             return cls(_from_patterns(names, patterns))
-        inner, prefix = without_adapters(model)
-        head = head_parameter_names(model)
-        timm_model, timm_prefix = timm_model_in(inner)
-        if timm_model is not None:
-            inner, prefix = timm_model, prefix + timm_prefix
+        inner, prefix, head = _unwrapped(model)
         groups, blocks = _from_structure(inner, prefix, head)
         _require_each_parameter_once(groups, names)
         return cls(groups, _sharing(inner, blocks))
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of which the trunk is a repetition, in order of registration; none where none is seen."""
+    inner, prefix, head = _unwrapped(model)
+    paths = find_blocks(inner, [name.removeprefix(prefix) for name in head])
+    return [module for path, module in inner.named_modules() if path in paths]
+
+
+def _unwrapped(model: nn.Module) -> tuple[nn.Module, str, list[str]]:
+    """Return what holds the layers, the prefix of its parameters, and the names of the head's."""
+    inner, prefix = without_adapters(model)
+    timm_model, timm_prefix = timm_model_in(inner)
+    if timm_model is not None:
+        inner, prefix = timm_model, prefix + timm_prefix
+    return inner, prefix, head_parameter_names(model)
 
 
 def _from_patterns(names: list[str], patterns: Sequence[str]) -> list[LayerGroup]:
@@ -142,7 +155,7 @@ def _from_structure(model: nn.Module, prefix: str, head: list[str]) -> tuple[lis
     if not blocks:
         _raise_unordered(model)
     names = {id(parameter): prefix + name for name, parameter in model.named_parameters()}
-    dimensions = {names[id(parameter)]: parameter.ndim for parameter in model.parameters()}
+    dimensions = {names[id(parameter)]: len(whole_shape(parameter)) for parameter in model.parameters()}
     seen = set(head)
     groups: dict[str, list[str]] = {}
     pending: list[str] = []  # parameters that belong to no block, since the last block

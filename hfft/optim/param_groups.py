@@ -18,6 +18,7 @@ from torch import nn
 
 from hfft.errors import UserError, listed
 from hfft.layers import LayerStack
+from hfft.layers.shapes import is_matrix
 
 # What transformers' Trainer does not decay, by name.
 _NO_DECAY_NAME = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)", re.IGNORECASE)
@@ -66,7 +67,8 @@ def layerwise_param_groups(
     for layer, rate in zip(stack, layer_learning_rates(len(stack), lr, layer_decay, head_lr), strict=True):
         names = [name for name in layer.parameter_names if parameters[name].requires_grad]
         is_decayed = {
-            name: parameters[name].ndim > 1 and name not in exempt and not _NO_DECAY_NAME.search(name) for name in names
+            name: is_matrix(parameters[name]) and name not in exempt and not _NO_DECAY_NAME.search(name)
+            for name in names
         }
         # in a fixed order, for a checkpoint's optimizer state to fit
         for multiplier, decayed in itertools.product(dict.fromkeys(map(multipliers.get, names)), (True, False)):

@@ -350,7 +350,7 @@ def test_without_room_training_is_the_uncached_one(tmp_path: Path, caplog):
     assert not cache.entries()
 
 
-@pytest.mark.parametrize("options", [{"cache_activations": False}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("options", [{"cache_activations": False}, {"activation_checkpointing": True}])
 def test_where_it_cannot_be_or_is_not_wanted_nothing_is_cached(options, tmp_path: Path, cache: Cache, caplog):
     with caplog.at_level(logging.WARNING, logger="hfft"):
         trainer = train(text_model(BERT), texts(), tmp_path, cache, freeze="3", **options)
@@ -359,7 +359,7 @@ def test_where_it_cannot_be_or_is_not_wanted_nothing_is_cached(options, tmp_path
     told = [record.getMessage() for record in caplog.records]
     assert told == (
         [] if "cache_activations" in options
-        else ["Frozen layers are computed in each step, because of gradient_checkpointing."]
+        else ["Frozen layers are computed in each step, because of activation_checkpointing."]
     )  # fmt: skip
 
 

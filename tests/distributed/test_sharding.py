@@ -1,0 +1,46 @@
+"""Weights, gradients and optimizer state that two ranks share: the model is the one that a single process trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import hfft
+from tests.distributed.sharded import RESUMED, train
+
+SCRIPT = Path(__file__).parent / "sharded.py"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def launch(*argv: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*TORCHRUN, str(SCRIPT), *argv]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
+def test_unfreezing_and_resuming_under_fsdp_trains_the_model_of_one_process(kind: str, tmp_path: Path):
+    launch(str(tmp_path), kind)
+    single = train(str(tmp_path / "single"), 4).model.state_dict()
+    for name in ("whole", *(f"resumed-{step}" for step in RESUMED)):
+        trained = load_file(tmp_path / name / "model" / "model.safetensors")
+        assert trained.keys() == single.keys()
+        for key, value in single.items():
+            torch.testing.assert_close(trained[key], value, atol=1e-6, rtol=1e-5, msg=f"{name}: {key}")
+
+
+def test_what_a_sharded_run_ships_has_the_metrics_that_it_tells(tiny_bert: Path, text_folder: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    launch(str(out), "SHARDED_STATE_DICT", str(tiny_bert), str(text_folder))
+    told = json.loads((out / "metrics.json").read_text())
+    found = hfft.evaluate(model=str(out), data=str(text_folder)).metrics
+    assert found["test_log_loss"] == pytest.approx(told["test_log_loss"], abs=1e-6)
+    assert told["test_accuracy"] > 0.6  # of three classes
