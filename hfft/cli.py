@@ -71,10 +71,11 @@ def _evaluate(argv: Sequence[str]) -> int:
         require_writable(Path(output), (".json",), Path(given["data"]))
 
     result = evaluate(**given)
-    from hfft.terminal import print_metrics
+    from hfft.terminal import print_metrics, print_per_class
 
-    title = f"{given['split']}, {result.examples} examples"
-    print_metrics(make_console(), result.rows, title, result.baseline_name)
+    console, title = make_console(), f"{given['split']}, {result.examples} examples"
+    print_metrics(console, result.headline_rows, title, result.baseline_name)
+    print_per_class(console, result.details)
     if output is not None:
         Path(output).write_text(json.dumps(result.metrics, indent=2) + "\n", "utf-8")
     return DONE

@@ -67,6 +67,24 @@ def print_metrics(console: Console, rows: list[dict[str, Any]], title: str, base
     console.print(table)
 
 
+MOST_CLASSES = 10  # more are for the report
+
+
+def print_per_class(console: Console, details: dict[str, Any]) -> None:
+    """Print precision, recall, F1 and number of examples of each class, where there are ten or fewer."""
+    from rich.table import Table
+
+    classes = details.get("per_class", [])
+    if not 0 < len(classes) <= MOST_CLASSES:
+        return
+    table = Table("class")
+    for header in ("precision", "recall", "f1", "examples"):
+        table.add_column(header, justify="right")
+    for row in classes:
+        table.add_row(row["class"], *(figure(row[name]) for name in ("precision", "recall", "f1")), str(row["support"]))
+    console.print(table)
+
+
 def figure(value: float, places: int = 3) -> str:
     """Write a value with some places behind the point; very large and small ones, which have a unit, by digits."""
     size = abs(value)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from hfft.errors import UserError
+from hfft.evaluation.calibration import reliability_curve
 from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.metrics import LOWER_IS_BETTER
 from hfft.evaluation.multi_label import UNTUNED, best_thresholds, multi_label_metrics
+from hfft.evaluation.per_class import per_class_table
 from hfft.targets.cells import LabelColumn, class_indices, class_list, is_missing
 from hfft.targets.class_lists import class_lists, item_feature
 from hfft.targets.target import THRESHOLDS, Predict, Target
@@ -179,6 +181,13 @@ class MultiLabel(Target):
     def decide(self, outputs: np.ndarray) -> np.ndarray:
         """Return (rows, classes) 0 or 1."""
         return (outputs >= np.asarray(self.thresholds)).astype(np.int64)
+
+    def details(self, labels: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
+        """Return the classes one by one, and the probabilities of all decisions beside how often they come true."""
+        return {
+            "per_class": per_class_table(labels, self.decide(outputs) > 0, self.output_names),
+            "reliability_curve": reliability_curve(labels, outputs),
+        }
 
     def describe(self) -> str:
         """Return how many classes there are."""

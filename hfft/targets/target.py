@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 THRESHOLDS = "label_thresholds"
 """Where a model's configuration keeps the threshold of each class, in their order."""
 
+TEMPERATURE = "calibration_temperature"
+"""Where a configuration says what the last layer was divided by; ``temperature`` alone is a word of text generation."""
+
 MEAN, SCALE = "target_mean", "target_scale"
 """Where the configuration of a checkpoint in mid-training keeps what its numbers are to be scaled with."""
 
@@ -168,7 +171,7 @@ class Target(ABC):
         Returns:
             the target in the units of training, and what is to be known of it, as a sentence.
         """
-        for name in (THRESHOLDS, MEAN, SCALE):
+        for name in (THRESHOLDS, TEMPERATURE, MEAN, SCALE):
             if hasattr(model.config, name):
                 delattr(model.config, name)  # of what the checkpoint was trained on before
         return self, None
@@ -207,6 +210,15 @@ class Target(ABC):
     @abstractmethod
     def decide(self, outputs: np.ndarray) -> np.ndarray:
         """Return what is predicted, in the form that metrics of other libraries expect."""
+
+    def details(self, labels: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
+        """Return what stands behind the metrics, as JSON knows it; empty where there are no classes.
+
+        ``per_class``: a row for each class, see :func:`hfft.evaluation.per_class.per_class_table`;
+        ``reliability_curve`` and, for one class each, ``accuracy_at_coverage``: the functions of that name in
+        :mod:`hfft.evaluation.calibration`; ``confusion_matrix``: label, then prediction, likewise for one class each.
+        """
+        return {}
 
     # people
 
