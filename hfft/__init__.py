@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hfft.arguments import DataArguments, ModelArguments
     from hfft.callbacks import GradualUnfreezing
     from hfft.checking import check
+    from hfft.comparing import Comparison, compare
     from hfft.errors import UserError
     from hfft.finetuning import FineTuneResult, finetune
     from hfft.freezing import UnfreezeSchedule
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "Comparison": "comparing",
     "DataArguments": "arguments",
     "EvaluationResult": "inference",
     "FineTuneResult": "finetuning",
@@ -44,6 +46,7 @@ _MODULE_OF = {
     "UnfreezeSchedule": "freezing",
     "UserError": "errors",
     "check": "checking",
+    "compare": "comparing",
     "evaluate": "inference",
     "finetune": "finetuning",
     "layerwise_optimizer": "optim",
@@ -56,6 +59,7 @@ _MODULE_OF = {
 }
 
 __all__ = [  # noqa: RUF022 (the version stands last)
+    "Comparison",
     "DataArguments",
     "EvaluationResult",
     "FineTuneResult",
@@ -72,6 +76,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "UnfreezeSchedule",
     "UserError",
     "check",
+    "compare",
     "evaluate",
     "finetune",
     "layerwise_optimizer",

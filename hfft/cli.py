@@ -94,6 +94,28 @@ def _predict(argv: Sequence[str]) -> int:
     return DONE
 
 
+def _compare(argv: Sequence[str]) -> int:
+    """Compare two runs on the same test examples."""
+    parser = _Parser(prog="hfft compare", description=_compare.__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("first", metavar="OUT1", help="Folder that `hfft train` wrote.")
+    parser.add_argument("second", metavar="OUT2", help="Another one; differences are OUT2 - OUT1.")
+    parser.add_argument("--seed", type=_count, help="Of the bootstrap (default: 42).")
+    parser.add_argument("--output", metavar="F.json", help="Also write the comparison to this file.")
+    given = _parse(parser, argv)
+    output = given.pop("output", None)
+    from hfft.comparing import compare
+    from hfft.paths import require_writable
+    from hfft.terminal import print_comparison
+
+    if output is not None:
+        require_writable(Path(output), (".json",))
+    result = compare(**given)
+    print_comparison(make_console(), result)
+    if output is not None:
+        Path(output).write_text(json.dumps(result.report(), indent=2) + "\n", "utf-8")
+    return DONE
+
+
 def _check(argv: Sequence[str]) -> int:
     """Find what is wrong with data before anything is trained."""
     from hfft.arguments import DataArguments
@@ -188,6 +210,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "compare": _compare,
     "check": _check,
     "layers": _layers,
     "tasks": _tasks,

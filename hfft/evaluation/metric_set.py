@@ -79,7 +79,7 @@ class MetricSet:
     def intervals(self, labels: np.ndarray, outputs: np.ndarray, seed: int) -> dict[str, Interval]:
         """Return name -> (low, high), without those that have no interval; :meth:`interval_notes` says why."""
         found: dict[str, Interval | None] = dict.fromkeys(self.without_interval)
-        strata, rare = None if self.strata is None else self.strata(labels), self._rare_classes(labels)
+        strata, rare = None if self.strata is None else self.strata(labels), self.rare_classes(labels)
         for name, share in self.shares.items():
             found[name] = wilson_interval(share(labels, outputs))
         for name, influence in self.influences.items():
@@ -109,7 +109,7 @@ class MetricSet:
             values: names of the metrics that have a value.
             intervals: names of those that have an interval.
         """
-        rare = self._rare_classes(labels)
+        rare = self.rare_classes(labels)
         own = [*self.shares, *self.influences, *(self.rates if rare else ())]
         resampled = [name for name in intervals if name in self.functions and name not in own]
         bootstrap = f"the bootstrap (BCa, {RESAMPLES} resamples"
@@ -133,7 +133,7 @@ class MetricSet:
         because |= {name: "every resample gives the same value" for name in missing if name not in because}
         return notes + [f"No interval of {name}: {reason}." for name, reason in because.items()]
 
-    def _rare_classes(self, labels: np.ndarray) -> int:
+    def rare_classes(self, labels: np.ndarray) -> int:
         """Return how many of the classes that occur have fewer than five rows."""
         if self.class_counts is None:
             return 0

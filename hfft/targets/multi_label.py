@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -203,6 +204,15 @@ class MultiLabel(Target):
         for index, name in enumerate(self.output_names):
             columns[f"probability_{name}"] = outputs[:, index].astype(np.float64)
         return columns
+
+    def read_labels(self, values: list[Any]) -> np.ndarray:
+        """Return (rows, classes) bool of lists of names."""
+        places = {name: index for index, name in enumerate(self.output_names)}
+        return self.array([[places[name] for name in names] for names in values])
+
+    def read_outputs(self, columns: Mapping[str, Any]) -> np.ndarray:
+        """Return probabilities (rows, classes) from ``probability_<class>``."""
+        return np.stack([np.asarray(columns[f"probability_{name}"]) for name in self.output_names], axis=1)
 
     def usage(self, call: str) -> str:
         """Ask for every class, and keep those that reach their thresholds."""

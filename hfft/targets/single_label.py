@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -152,6 +153,15 @@ class SingleLabel(Target):
         for index, name in enumerate(self.output_names):
             columns[f"probability_{name}"] = outputs[:, index].astype(np.float64)
         return columns
+
+    def read_labels(self, values: list[Any]) -> np.ndarray:
+        """Return the indices of the names."""
+        places = {name: index for index, name in enumerate(self.output_names)}
+        return np.array([places[value] for value in values], dtype=np.int64)
+
+    def read_outputs(self, columns: Mapping[str, Any]) -> np.ndarray:
+        """Return probabilities (rows, classes) from ``probability_<class>``."""
+        return np.stack([np.asarray(columns[f"probability_{name}"]) for name in self.output_names], axis=1)
 
 
 def _cells(column: LabelColumn) -> tuple[np.ndarray, list[Any]]:

@@ -8,7 +8,7 @@ form is what the loss is computed from. The *array* form is what metrics get. Th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -236,6 +236,14 @@ class Target(ABC):
     @abstractmethod
     def prediction_columns(self, outputs: np.ndarray) -> dict[str, Any]:
         """Return ``predicted`` and what else a table of predictions holds."""
+
+    @abstractmethod
+    def read_labels(self, values: list[Any]) -> np.ndarray:
+        """Return the array form of what :meth:`label_values` wrote."""
+
+    @abstractmethod
+    def read_outputs(self, columns: Mapping[str, Any]) -> np.ndarray:
+        """Return the outputs that :meth:`prediction_columns` wrote, from a table's columns by name."""
 
     def usage(self, call: str) -> str:
         """Return Python lines that ask a ``pipeline``, from the task's own ``classify("a text")``."""
