@@ -67,8 +67,8 @@ def calibrate(
     temperature = fit_temperature(loss)
     if temperature is None:
         return None, (
-            f"no temperature was fitted: the {len(labels)} validation examples do not determine one, because their "
-            "answers are all right, or all arbitrary. The probabilities are as they were trained."
+            f"no temperature was fitted: the {len(labels)} validation examples call for none between 1 / 20 and 20, as "
+            "where every answer is right. The probabilities are as they were trained."
         )
     for layer in layers:
         rescale(layer, 1 / temperature, 0.0)

@@ -90,6 +90,6 @@ def test_a_model_is_left_as_it_is_where_the_validation_split_determines_no_tempe
     before = layers[0].weight.clone()
     found, told = calibrate(SingleLabel(list("abc")), model, layers, np.arange(3), np.eye(3))
     assert found is None
-    assert told.startswith("no temperature was fitted: the 3 validation examples do not determine one")
+    assert told.startswith("no temperature was fitted: the 3 validation examples call for none")
     assert torch.equal(layers[0].weight, before)
     assert not hasattr(model.config, TEMPERATURE)
