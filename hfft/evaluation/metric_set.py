@@ -128,7 +128,7 @@ class MetricSet:
             few = f"{rare} classes have" if rare > 1 else "1 class has"
             few += f" fewer than {FEW_ROWS} test examples"
             because |= dict.fromkeys(_of(self.influences, missing), f"{few}, too few to rank")
-            if any(name.startswith("macro") and name in resampled for name in self.functions):
+            if not self.rates:
                 notes.append(f"{few}: intervals of averages over classes may be too narrow.")
         because |= {name: "every resample gives the same value" for name in missing if name not in because}
         return notes + [f"No interval of {name}: {reason}." for name, reason in because.items()]

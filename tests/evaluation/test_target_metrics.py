@@ -160,3 +160,21 @@ def test_thresholds_of_one_sample_help_on_another():
     held_out = labels[500:], probabilities[500:]
     before, after = (t.metrics.compute(*held_out)["macro_f1"] for t in (MultiLabel(list("abcde")), tuned))
     assert after > before + 0.1
+
+
+def test_a_class_that_few_rows_have_is_told_and_not_ranked():
+    metrics, labels, probabilities = several()
+    labels[:, 2] = np.arange(len(labels)) < 3
+    found = metrics.intervals(labels, probabilities, 0)
+    assert not {"mean_average_precision", "macro_auroc"} & found.keys()
+    notes = metrics.interval_notes(labels, metrics.functions, found)
+    assert "1 class has fewer than 5 test examples: intervals of averages over classes may be too narrow." in notes
+    assert "No interval of macro_auroc: 1 class has fewer than 5 test examples, too few to rank." in notes
+
+
+def test_every_metric_is_told_of_once():
+    for metrics, labels, outputs in (several(80), numbers()):
+        found = metrics.intervals(labels, outputs, 0)
+        notes = metrics.interval_notes(labels, metrics.functions, found)
+        told = [name for note in notes for name in note.split(" of ", 1)[1].split(":")[0].split(", ")]
+        assert sorted(told) == sorted(metrics.functions)
