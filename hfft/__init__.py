@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hfft.arguments import DataArguments, ModelArguments
     from hfft.callbacks import GradualUnfreezing
     from hfft.checking import check
+    from hfft.comparing import Comparison, compare
     from hfft.cross_validation import CrossValidationResult, cross_validate
     from hfft.errors import UserError
     from hfft.finetuning import FineTuneResult, finetune
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "Comparison": "comparing",
     "CrossValidationResult": "cross_validation",
     "DataArguments": "arguments",
     "EvaluationResult": "inference",
@@ -47,6 +49,7 @@ _MODULE_OF = {
     "UnfreezeSchedule": "freezing",
     "UserError": "errors",
     "check": "checking",
+    "compare": "comparing",
     "cross_validate": "cross_validation",
     "evaluate": "inference",
     "finetune": "finetuning",
@@ -60,6 +63,7 @@ _MODULE_OF = {
 }
 
 __all__ = [  # noqa: RUF022 (the version stands last)
+    "Comparison",
     "CrossValidationResult",
     "DataArguments",
     "EvaluationResult",
@@ -77,6 +81,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "UnfreezeSchedule",
     "UserError",
     "check",
+    "compare",
     "cross_validate",
     "evaluate",
     "finetune",

@@ -90,10 +90,11 @@ def _evaluate(argv: Sequence[str]) -> int:
         require_writable(Path(output), (".json",), Path(given["data"]))
 
     result = evaluate(**given)
-    from hfft.terminal import print_metrics
+    from hfft.terminal import print_metrics, print_per_class
 
-    title = f"{given['split']}, {result.examples} examples"
-    print_metrics(make_console(), result.rows, title, result.baseline_name)
+    console, title = make_console(), f"{given['split']}, {result.examples} examples"
+    print_metrics(console, result.headline_rows, title, result.baseline_name)
+    print_per_class(console, result.details)
     if output is not None:
         Path(output).write_text(json.dumps(result.metrics, indent=2) + "\n", "utf-8")
     return DONE
@@ -117,6 +118,28 @@ def _predict(argv: Sequence[str]) -> int:
     console.print(f"{done.count - done.unreadable} predictions: {given['output']}")
     if done.unreadable:
         console.print(f"{done.unreadable} inputs could not be read (column error): {'; '.join(done.errors)}")
+    return DONE
+
+
+def _compare(argv: Sequence[str]) -> int:
+    """Compare two runs on the same test examples."""
+    parser = _Parser(prog="hfft compare", description=_compare.__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("first", metavar="OUT1", help="Folder that `hfft train` wrote.")
+    parser.add_argument("second", metavar="OUT2", help="Another one; differences are OUT2 - OUT1.")
+    parser.add_argument("--seed", type=_count, help="Of the bootstrap (default: 42).")
+    parser.add_argument("--output", metavar="F.json", help="Also write the comparison to this file.")
+    given = _parse(parser, argv)
+    output = given.pop("output", None)
+    from hfft.comparing import compare
+    from hfft.paths import require_writable
+    from hfft.terminal import print_comparison
+
+    if output is not None:
+        require_writable(Path(output), (".json",))
+    result = compare(**given)
+    print_comparison(make_console(), result)
+    if output is not None:
+        Path(output).write_text(json.dumps(result.report(), indent=2) + "\n", "utf-8")
     return DONE
 
 
@@ -215,6 +238,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "crossval": _crossval,
     "evaluate": _evaluate,
     "predict": _predict,
+    "compare": _compare,
     "check": _check,
     "layers": _layers,
     "tasks": _tasks,

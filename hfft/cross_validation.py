@@ -34,7 +34,6 @@ from hfft.failures import writing
 from hfft.finetuning import fine_tune, read_data
 from hfft.parsing import split_settings, training_arguments
 from hfft.record import CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS, METRICS_FILE, PREDICTIONS_FILE, RUN_HEADER
-from hfft.strategies import load_strategy
 from hfft.targets import Target
 from hfft.task import Task
 from hfft.terminal import figure, make_console, print_metrics
@@ -155,7 +154,7 @@ def _cross_validate(
         ranks.tell("begun")
     ranks.wait_for("begun")
 
-    share = data_arguments.validation_size if load_strategy(args.strategy).trains else 0.0
+    share = data_arguments.validation_size if args.chooses else 0.0
     for number, fold in enumerate(plan):
         place = folder / FOLDS / fold.name
         if number % ranks.size == ranks.rank and not (place / METRICS_FILE).is_file():

@@ -23,7 +23,7 @@ from hfft.data import LabelledData, read_labelled
 from hfft.data.inspecting import Track
 from hfft.data.split_names import REFERENCE
 from hfft.errors import RunInterrupted, UserError, listed
-from hfft.evaluation import summarize
+from hfft.evaluation import interval_notes, summarize
 from hfft.failures import computing, writing
 from hfft.features.start import AUTO, MODEL, start_from
 from hfft.findings import reference_text
@@ -38,8 +38,9 @@ from hfft.report import write_card, write_report
 from hfft.settling import Measure, measure_function, require_schedule, rerunnable, settle, task_defaults
 from hfft.strategies import load_strategy
 from hfft.targets import Regression
+from hfft.targets.temperature import calibrate, logit_layers
 from hfft.task import Task
-from hfft.terminal import is_first_process, make_console, print_metrics, progress_bar
+from hfft.terminal import is_first_process, make_console, print_metrics, print_per_class, progress_bar
 from hfft.trainer import FineTuningTrainer, group_arguments
 from hfft.training_arguments import FineTuningArguments, uses_layerwise_rates
 
@@ -99,10 +100,8 @@ def require_settings(settings: dict[str, Any]) -> dict[str, Any]:
     if is_first_process():  # the others may look only after it has begun to write
         inputs = (model_arguments.model, data_arguments.data)
         output.require_free(Path(str(args.output_dir)), resume=args.resume, overwrite=args.overwrite, inputs=inputs)
-    if load_strategy(args.strategy).trains:
-        return settings
-    # nothing is chosen on it: every example may help to solve the head
-    return {"validation_size": 0.0, **settings}
+    # where nothing is chosen on it every example may help to solve the head
+    return settings if args.chooses else {"validation_size": 0.0, **settings}
 
 
 def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], console: Console) -> FineTuneResult:
@@ -139,6 +138,8 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
         record.notes.append(note)
         console.print(f"  {note[0].upper()}{note[1:]}")
     trainer = _make_trainer(task, loaded, processor, labelled, args, measure, cache, console)
+    if args.calibration != "none":
+        logit_layers(loaded, _few_inputs(trainer))  # a head that cannot hold a temperature is refused before training
     if is_first_process():
         if args.overwrite:
             output.set_aside(folder)
@@ -166,7 +167,8 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
             write_report(record, folder)
     trainer.accelerator.wait_for_everyone()
     title = f"Test split, {len(labelled.splits['test'])} examples"
-    print_metrics(console, record.rows(), title, record.target.baseline_name)
+    print_metrics(console, record.headline_rows(), title, record.target.baseline_name)
+    print_per_class(console, record.details)
     console.print(f"Model, report and predictions: {folder}")
     return FineTuneResult(record.metrics, str(folder), trainer, record)
 
@@ -386,14 +388,26 @@ def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: 
     if finished is not trainer.accelerator.unwrap_model(trainer.model):
         trainer.model = trainer.model_wrapped = finished
 
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if args.calibration != "none":
+        logits = np.asarray(trainer.predict(trainer.eval_dataset).predictions)
+        layers = logit_layers(model, _few_inputs(trainer))
+        record.temperature, fitted = calibrate(data.target, model, layers, data.labels("validation"), logits)
+        _note(record.notes, fitted, console)
+
     def predict() -> tuple[np.ndarray, np.ndarray]:
         logits = trainer.predict(trainer.eval_dataset).predictions
         return data.labels("validation"), data.target.outputs(np.asarray(logits))
 
     has_validation = "validation" in data.splits
-    model = trainer.accelerator.unwrap_model(trainer.model)
     record.target, told = data.target.finish(model, predict if has_validation else None)
     _note(record.notes, told, console)
+
+
+def _few_inputs(trainer: FineTuningTrainer) -> dict[str, Any]:
+    """Return a batch of two validation examples, or of the only one."""
+    dataset: Any = trainer.eval_dataset
+    return trainer.data_collator([dataset[row] for row in range(min(2, len(dataset)))])
 
 
 def _evaluate(
@@ -415,5 +429,11 @@ def _evaluate(
     record.metrics = {f"test_{name}": values[name] for name in record.metric_names}
     baseline = target.baseline(data.labels("train"), labels)
     record.metrics |= summarize(target.metrics, labels, outputs, baseline, seed=trainer.args.seed)
-    record.metrics |= {f"validation_{name}": value for name, value in trainer.validation_metrics().items()}
+    record.interval_notes = interval_notes(target.metrics, labels, record.rows())
+    record.details = target.details(labels, outputs)
+    validation = trainer.validation_metrics()
+    if record.temperature is not None:  # those of training are of the logits as they were
+        now = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation").metrics
+        validation = {name: now.get(f"validation_{name}", value) for name, value in validation.items()}
+    record.metrics |= {f"validation_{name}": value for name, value in validation.items()}
     record.metrics |= {f"{name}_examples": len(split) for name, split in data.splits.items()}

@@ -20,7 +20,7 @@ from hfft.data.inspecting import Track
 from hfft.data.prepared import encoded
 from hfft.data.split_names import LABEL, UNSPLIT
 from hfft.errors import UserError, listed, nearest
-from hfft.evaluation import metric_rows, summarize
+from hfft.evaluation import interval_notes, metric_rows, summarize
 from hfft.failures import computing
 from hfft.loading import load_config
 from hfft.output import is_run
@@ -33,12 +33,25 @@ from hfft.terminal import make_console, progress_bar
 
 @dataclass
 class EvaluationResult:
-    """Metrics of one split: the flat dict, and rows with interval and baseline (and what that is) for a table."""
+    """Metrics of one split.
+
+    Attributes:
+        metrics: flat name -> value.
+        rows: name, value, interval and baseline of every metric, for a table.
+        examples: how many.
+        baseline_name: heading of the baseline's column.
+        headline_rows: the rows that a short table shows.
+        interval_notes: how the intervals were made, and which there are none of, a sentence each.
+        details: what stands behind the metrics: see :meth:`hfft.targets.Target.details`.
+    """
 
     metrics: dict[str, float]
     rows: list[dict[str, Any]]
     examples: int
     baseline_name: str
+    headline_rows: list[dict[str, Any]]
+    interval_notes: list[str]
+    details: dict[str, Any]
 
 
 @dataclass
@@ -123,7 +136,15 @@ def evaluate(
     baseline = target.baseline(train_labels, labels)
     metrics = summarize(target.metrics, labels, outputs, baseline, prefix=split, seed=seed)
     rows = metric_rows(metrics, list(target.metrics.functions), split)
-    return EvaluationResult(metrics, rows, len(labels), target.baseline_name)
+    return EvaluationResult(
+        metrics,
+        rows,
+        len(labels),
+        target.baseline_name,
+        [row for row in rows if target.metrics.is_headline(row["name"])],
+        interval_notes(target.metrics, labels, rows),
+        target.details(labels, outputs),
+    )
 
 
 _SPLITS = ("train", "validation", "test")

@@ -60,6 +60,9 @@ class RunRecord:
         history: the Trainer's log, an entry each.
         metrics: flat name -> value, as in metrics.json.
         metric_names: the test metrics in the order in which they are shown.
+        interval_notes: how the intervals were made, and which there are none of, a sentence each.
+        details: what stands behind the test metrics: see :meth:`hfft.targets.Target.details`.
+        temperature: what the logits were divided by after training, ``None`` where they are as they were trained.
         predictions: of the test split.
         environment: package -> version, and the platform.
     """
@@ -75,6 +78,9 @@ class RunRecord:
     history: list[dict[str, float]] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     metric_names: list[str] = field(default_factory=list)
+    interval_notes: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    temperature: float | None = None
     predictions: Predictions | None = None
     environment: dict[str, str] = field(default_factory=lambda: environment())
 
@@ -86,6 +92,10 @@ class RunRecord:
     def rows(self) -> list[dict[str, Any]]:
         """Return the test metrics as rows: name, value, low and high of the interval, and the baseline's value."""
         return metric_rows(self.metrics, self.metric_names, "test")
+
+    def headline_rows(self) -> list[dict[str, Any]]:
+        """Return those of :meth:`rows` that a short table shows."""
+        return [row for row in self.rows() if self.target.metrics.is_headline(row["name"])]
 
     def write_run_file(self, folder: Path) -> None:
         """Write the settings, so that ``hfft train --config run.yaml`` makes the run again."""

@@ -72,6 +72,11 @@ def settle(args: FineTuningArguments, task: Task, data: LabelledData, measure: M
     evaluates = "validation" in data.splits and str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
     if args.early_stopping_patience is not None and not evaluates:
         raise UserError("--early_stopping_patience needs a validation split and an eval_strategy other than no.")
+    if args.calibration != "none":
+        if "log_loss" not in data.target.metrics.functions:
+            raise UserError("--calibration has no place here: a number has no probability that could be calibrated.")
+        if "validation" not in data.splits:
+            raise UserError("--calibration needs a validation split: leave --validation_size at more than 0.")
     if "validation" not in data.splits:
         args.eval_strategy = type(args.eval_strategy)("no")
         args.load_best_model_at_end = False

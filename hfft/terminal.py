@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from hfft.checking import CheckResult
+    from hfft.comparing import Comparison
     from hfft.planning import LayerPlan
 
 
@@ -65,6 +66,51 @@ def print_metrics(console: Console, rows: list[dict[str, Any]], title: str, base
         interval = f"{figure(row['low'])} to {figure(row['high'])}" if row["low"] is not None else ""
         baseline = figure(row["baseline"]) if row["baseline"] is not None else ""
         table.add_row(row["name"].replace("_", " "), figure(row["value"]), interval, baseline)
+    console.print(table)
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """Print the metrics of two runs side by side, their differences and the test of the accuracy."""
+    from rich.table import Table
+
+    title = f"{comparison.examples} test examples"
+    table = Table("metric", title=title, title_justify="left")
+    for header in (comparison.first, comparison.second, "difference", "95 % interval"):
+        table.add_column(header, justify="right", overflow="fold")
+    for name in comparison.headlines:
+        row = comparison.metrics[name]
+        low, high = row.get("difference_ci_low"), row.get("difference_ci_high")
+        interval = f"{figure(low)} to {figure(high)}" if low is not None and high is not None else ""
+        sign = "+" if row["difference"] > 0 else ""
+        shown = (figure(row["first"]), figure(row["second"]), f"{sign}{figure(row['difference'])}", interval)
+        table.add_row(name.replace("_", " "), *shown)
+    console.print(table)
+    if comparison.identical:
+        console.print("No difference: the predictions are identical.")
+    elif comparison.mcnemar is not None and comparison.right is not None:
+        test = comparison.mcnemar
+        console.print(
+            f"{comparison.right.replace('_', ' ').capitalize()}: {test['only_first_right']} examples are right in "
+            f"{comparison.first} alone, {test['only_second_right']} in {comparison.second} alone; McNemar's exact test "
+            f"gives p = {test['p_value']:.3g}."
+        )
+
+
+MOST_CLASSES = 10  # more are for the report
+
+
+def print_per_class(console: Console, details: dict[str, Any]) -> None:
+    """Print precision, recall, F1 and number of examples of each class, where there are ten or fewer."""
+    from rich.table import Table
+
+    classes = details.get("per_class", [])
+    if not 0 < len(classes) <= MOST_CLASSES:
+        return
+    table = Table("class")
+    for header in ("precision", "recall", "f1", "examples"):
+        table.add_column(header, justify="right")
+    for row in classes:
+        table.add_row(row["class"], *(figure(row[name]) for name in ("precision", "recall", "f1")), str(row["support"]))
     console.print(table)
 
 

@@ -74,6 +74,7 @@ _RANGES: dict[str, dict[str, Any]] = {
 
 HEAD_STARTS = ("auto", "solved", "random")
 ON_NAN = ("error", "skip")
+CALIBRATIONS = ("none", "temperature")
 
 
 @dataclass
@@ -185,6 +186,13 @@ class FineTuningArguments(TrainingArguments):
             "(at most 9 in a row)."
         },
     )
+    calibration: str = field(
+        default="none",
+        metadata={
+            "help": "What makes probabilities honest after training: none, or temperature: the logits are divided by "
+            "the number that gives the least log loss on the validation split, folded into the last layer."
+        },
+    )
     metrics: list[str] | None = field(
         default=None,
         metadata={
@@ -269,6 +277,7 @@ class FineTuningArguments(TrainingArguments):
         strategy = load_strategy(self.strategy)
         require_choice(self, "head_start", HEAD_STARTS)
         require_choice(self, "on_nan", ON_NAN)
+        require_choice(self, "calibration", CALIBRATIONS)
         if self.head_start == "random" and not strategy.trains:
             raise UserError(f"head_start random has no place in the strategy '{strategy.name}', which trains no head.")
         if self.epochs_per_group is not None and not strategy.gradual:
@@ -317,6 +326,11 @@ class FineTuningArguments(TrainingArguments):
         if self.n_gpu > 1:
             # One process that feeds several GPUs (DataParallel) is slower than one GPU more often than not.
             self._n_gpu = 1
+
+    @property
+    def chooses(self) -> bool:
+        """Whether anything is chosen on the validation split."""
+        return load_strategy(self.strategy).trains or self.calibration != "none"
 
     @property
     def starts_solved(self) -> bool:

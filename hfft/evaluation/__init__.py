@@ -4,7 +4,7 @@ from hfft.evaluation.baseline import class_frequencies
 from hfft.evaluation.intervals import bootstrap_intervals
 from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.metrics import METRICS, compute_metrics
-from hfft.evaluation.summary import metric_rows, summarize
+from hfft.evaluation.summary import interval_notes, metric_rows, summarize
 
 __all__ = [
     "METRICS",
@@ -12,6 +12,7 @@ __all__ = [
     "bootstrap_intervals",
     "class_frequencies",
     "compute_metrics",
+    "interval_notes",
     "metric_rows",
     "summarize",
 ]

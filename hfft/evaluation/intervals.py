@@ -1,110 +1,71 @@
-"""Percentile bootstrap intervals (Efron & Tibshirani 1993, chapter 13) of the metrics, from resampled test rows.
+"""95 % intervals of metrics: the bootstrap over test rows (BCa, Efron 1987), and Wilson's score for shares of rows.
 
-Every metric here is a function of weighted sums over the rows, and a resample is a vector of row weights. So all
-resamples are one matrix product, where calling scikit-learn for each of them would take seconds a run. The tests
-hold each form against :mod:`hfft.evaluation.metrics`.
+Every metric that is resampled is a function of weighted sums over the rows, a resample is a vector of row weights, and
+so is a sample that lacks a row. So all resamples, and the jackknife that BCa takes its acceleration from, are a few
+matrix products, where calling scikit-learn for each of them would take seconds a run. The tests hold each form against
+:mod:`hfft.evaluation.metrics`, and ``docs/intervals.md`` tells how often the intervals hold the truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-
-from hfft.evaluation.metrics import CALIBRATION_BINS, calibration_bin, clip_probabilities
+import scipy.stats
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-_CHUNK = 4_000_000  # weights held at once
+_CHUNK = 2_000_000  # weights held at once
+# Of more rows, groups of rows are left out together: the error of the acceleration, sqrt(15 / 500**2) / 6, is nothing.
+_MOST_LEFT_OUT = 500
 
 WeightedMetric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(labels, outputs, weights (resamples, rows)) -> values (resamples,); here of class indices and probabilities."""
+"""(labels, outputs, weights (resamples, rows)) -> values (resamples,)."""
 
-
-def _accuracy(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return weights @ (probabilities.argmax(axis=1) == labels) / weights.sum(axis=1)
-
-
-def _per_class(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Weighted true positives, rows and predictions of each class: (resamples, classes) each."""
-    classes = np.arange(probabilities.shape[1])
-    is_class = labels[:, None] == classes
-    predicted = probabilities.argmax(axis=1)[:, None] == classes
-    return weights @ (is_class & predicted), weights @ is_class, weights @ predicted
-
-
-def _balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    hits, rows, _ = _per_class(labels, probabilities, weights)
-    return np.divide(hits, rows, out=np.zeros_like(hits), where=rows > 0).sum(axis=1) / (rows > 0).sum(axis=1)
-
-
-def _macro_f1(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    hits, rows, predictions = _per_class(labels, probabilities, weights)
-    total = rows + predictions
-    return np.divide(2 * hits, total, out=np.zeros_like(hits), where=total > 0).mean(axis=1)
-
-
-def _log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    clipped = clip_probabilities(probabilities)
-    losses = np.log(clipped.sum(axis=1)) - np.log(clipped[np.arange(len(labels)), labels])
-    return weights @ losses / weights.sum(axis=1)
-
-
-def _expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    confidence = probabilities.max(axis=1)
-    gap = (probabilities.argmax(axis=1) == labels) - confidence
-    bins = calibration_bin(confidence)[:, None] == np.arange(CALIBRATION_BINS)
-    return np.abs(weights @ (bins * gap[:, None])).sum(axis=1) / weights.sum(axis=1)
-
-
-WEIGHTED_METRICS: Mapping[str, WeightedMetric] = {
-    "accuracy": _accuracy,
-    "balanced_accuracy": _balanced_accuracy,
-    "macro_f1": _macro_f1,
-    "log_loss": _log_loss,
-    "expected_calibration_error": _expected_calibration_error,
-}
+Interval = tuple[float, float]
 
 
 def bootstrap_intervals(
     names: Iterable[str],
     labels: np.ndarray,
-    probabilities: np.ndarray,
+    outputs: np.ndarray,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    weighted: Mapping[str, WeightedMetric] = WEIGHTED_METRICS,
-) -> dict[str, tuple[float, float]]:
-    """Return name -> (low, high), the 95 % percentile interval over resampled rows.
+    *,
+    weighted: Mapping[str, WeightedMetric],
+    strata: np.ndarray | None = None,
+    percentile: Collection[str] = (),
+) -> dict[str, Interval]:
+    """Return name -> (low, high), the 95 % interval over resampled rows.
 
-    Resamples for which a metric has no value (NaN) do not count; a metric that has none at all is left out.
+    The interval is BCa (Efron 1987, "Better bootstrap confidence intervals", equation 3.8; acceleration of stratified
+    samples by Davison & Hinkley 1997, equation 5.29), and a percentile interval where that has no value. Resamples for
+    which a metric has no value (NaN) do not count. A metric that has none at all, or the same in every resample, is
+    left out: such an interval would claim certainty.
 
     Args:
         names: of ``weighted``.
         labels: a row for each example, as the metrics expect them.
-        probabilities: likewise.
+        outputs: likewise.
         seed: of the resampling.
         resamples: how many.
         weighted: the metrics as functions of row weights.
+        strata: (rows,) int; how many rows each stratum has stays as it is. ``None`` is one stratum.
+        percentile: names for which BCa does not hold (not smooth in the weights).
     """
     names = list(names)
-    rows = len(labels)
+    strata = np.zeros(len(labels), dtype=np.int64) if strata is None else np.unique(strata, return_inverse=True)[1]
     generator = np.random.default_rng(seed)
-    values: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    left = resamples
-    while left > 0:
-        count = min(left, max(1, _CHUNK // rows))
-        weights = generator.multinomial(rows, np.full(rows, 1 / rows), size=count).astype(np.float64)
-        for name in names:
-            values[name].append(weighted[name](labels, probabilities, weights))
-        left -= count
-    tail = (1 - CONFIDENCE) / 2
+    values = _values(names, labels, outputs, weighted, _resampled(strata, resamples, generator))
+    groups, shares = _left_out_groups(strata, generator)
+    left_out = _values(names, labels, outputs, weighted, _without_groups(strata, groups, shares))
+    point = _values(names, labels, outputs, weighted, iter([np.ones((1, len(labels)))]))
     intervals = {}
     for name in names:
-        defined = np.concatenate(values[name])
-        defined = defined[~np.isnan(defined)]
-        if len(defined):
-            low, high = np.quantile(defined, [tail, 1 - tail])
-            intervals[name] = (float(low), float(high))
+        acceleration = None if name in percentile else _acceleration(left_out[name], shares)
+        interval = _interval(float(point[name][0]), values[name], acceleration)
+        if interval is not None:
+            intervals[name] = interval
     return intervals
 
 
@@ -118,10 +79,133 @@ def nadeau_bengio_interval(values: Sequence[float], ratio: float) -> tuple[float
         values: of a metric, one for each fold.
         ratio: test examples over training examples of a fold.
     """
-    from scipy.stats import t
-
     count = len(values)
     spread = (1 / count + ratio) * float(np.var(values, ddof=1))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread**0.5
+    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread**0.5
     mean = float(np.mean(values))
     return mean - half, mean + half
+
+
+def wilson_interval(hits: np.ndarray) -> Interval:
+    """Return Wilson's score interval (1927) of the share of rows that are hits, (rows,) bool.
+
+    Near 0 and 1, where the bootstrap collapses, it still covers.
+    """
+    found = scipy.stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def logit_interval(value: float, influence: np.ndarray, strata: np.ndarray | None = None) -> Interval | None:
+    """Return the interval of a value between 0 and 1 from its infinitesimal jackknife, normal on the logit scale.
+
+    Args:
+        value: of the metric.
+        influence: (rows,) derivative of the value by the weight of each row.
+        strata: as for :func:`bootstrap_intervals`.
+
+    Returns:
+        ``None`` where no row has influence, as where every row is ranked right.
+    """
+    error = standard_error(influence, strata)
+    if not 0 < value < 1 or not error > 0:
+        return None
+    reach = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) * error / (value * (1 - value))
+    middle = np.log(value / (1 - value))
+    low, high = 1 / (1 + np.exp(-(middle + reach * np.array([-1, 1]))))
+    return float(low), float(high)
+
+
+def standard_error(influence: np.ndarray, strata: np.ndarray | None = None) -> float:
+    """Return the standard error of a value from the influence of each row, (rows,), strata as fixed as they are."""
+    strata = np.zeros(len(influence), dtype=np.int64) if strata is None else np.unique(strata, return_inverse=True)[1]
+    sizes = np.bincount(strata)
+    centred = influence - (np.bincount(strata, weights=influence) / sizes)[strata]
+    return float(np.sqrt(np.sum(centred**2 * (sizes / np.maximum(sizes - 1, 1))[strata])))
+
+
+def _values(
+    names: list[str],
+    labels: np.ndarray,
+    outputs: np.ndarray,
+    weighted: Mapping[str, WeightedMetric],
+    chunks: Iterator[np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Return name -> (resamples,) values of all chunks of weights."""
+    values: dict[str, list[np.ndarray]] = {name: [np.empty(0)] for name in names}
+    for weights in chunks:
+        for name in names:
+            values[name].append(weighted[name](labels, outputs, weights))
+    return {name: np.concatenate(found) for name, found in values.items()}
+
+
+def _resampled(strata: np.ndarray, resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield weights (some, rows): how often each row was drawn, as many of each stratum as there are."""
+    rows = len(strata)
+    order = np.argsort(strata, kind="stable")
+    sizes = np.bincount(strata)
+    size, start = sizes[strata[order]], (np.cumsum(sizes) - sizes)[strata[order]]
+    while resamples > 0:
+        count = min(resamples, max(1, _CHUNK // rows))
+        drawn = order[start + (generator.random((count, rows)) * size).astype(np.int64)]
+        drawn = drawn * count + np.arange(count)[:, None]
+        # the resamples of a row side by side, as sparse products read them
+        yield np.bincount(drawn.ravel(), minlength=count * rows).astype(np.float64).reshape(rows, count).T
+        resamples -= count
+
+
+def _left_out_groups(strata: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Divide the rows into groups that are left out together; of few rows each is a group.
+
+    Returns (rows,) the group of each row, and (groups, 3): stratum of each group, its rows, and the stratum's rows.
+    """
+    rows = len(strata)
+    groups = np.empty(rows, dtype=np.int64)
+    told: list[tuple[int, int, int]] = []
+    for stratum, size in enumerate(np.bincount(strata)):
+        members = generator.permutation(np.flatnonzero(strata == stratum))
+        count = size if rows <= _MOST_LEFT_OUT else min(size, max(2, round(_MOST_LEFT_OUT * size / rows)))
+        group = np.arange(size) * count // size
+        groups[members] = group + len(told)
+        told += [(stratum, int(members_of), size) for members_of in np.bincount(group)]
+    return groups, np.array(told)
+
+
+def _without_groups(strata: np.ndarray, groups: np.ndarray, told: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield weights (some groups, rows) without one group each; the rest of its stratum makes up for it."""
+    step = max(1, _CHUNK // len(strata))
+    for start in range(0, len(told), step):
+        stratum, members, size = told[start : start + step].T
+        rest = np.where(size > members, size / np.maximum(size - members, 1), 1.0)
+        weights = np.where(strata == stratum[:, None], rest[:, None], 1.0)
+        rows = np.flatnonzero((groups >= start) & (groups < start + step))
+        kept = size[groups[rows] - start] == 1  # a stratum's only row cannot be left out
+        weights[groups[rows] - start, rows] = kept
+        yield weights
+
+
+def _acceleration(left_out: np.ndarray, told: np.ndarray) -> float | None:
+    """Return BCa's acceleration from values without each group, ``None`` where it has none."""
+    stratum, members, size = told.T
+    means = np.bincount(stratum, weights=left_out) / np.bincount(stratum)
+    influence = (size - members) / size * (means[stratum] - left_out)
+    squares = np.sum(influence**2)
+    if not np.isfinite(squares) or squares == 0:
+        return None
+    return float(np.sum(influence**3) / (6 * squares**1.5))
+
+
+def _interval(point: float, values: np.ndarray, acceleration: float | None) -> Interval | None:
+    """Return the BCa interval, or the percentile interval without an acceleration."""
+    values = values[~np.isnan(values)]
+    if not len(values) or np.ptp(values) <= 1e-12 * np.abs(values).max():
+        return None
+    levels = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    same = np.abs(values - point) <= 1e-9 * np.abs(values).max()  # ties count half, whatever rounding says
+    below = np.mean((values < point) & ~same) + np.mean(same) / 2
+    if acceleration is not None and 0 < below < 1:
+        bias = scipy.stats.norm.ppf(below)
+        shifted = bias + scipy.stats.norm.ppf(levels)
+        if np.all(acceleration * shifted < 1):
+            levels = scipy.stats.norm.cdf(bias + shifted / (1 - acceleration * shifted))
+    low, high = np.quantile(values, levels)
+    return float(low), float(high)

@@ -12,10 +12,12 @@ import numpy as np
 import sklearn.metrics
 
 from hfft.errors import UserError, listed, nearest
+from hfft.evaluation import ranking
+from hfft.evaluation.calibration import expected_calibration_error
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
-CALIBRATION_BINS = 15
+TOP = 5
 # Probabilities are kept away from 0 before the logarithm by float32's resolution: inputs come from float32 logits.
 _SMALLEST_PROBABILITY = float(np.finfo(np.float32).eps)
 
@@ -57,15 +59,41 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     )
 
 
-def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of the top probability, weighted by rows.
+def top_5_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Share of rows whose label is among the five most probable classes."""
+    return float(in_top(labels, probabilities).mean())
 
-    Guo et al. 2017 (arXiv:1706.04599), equation 3, with 15 bins.
-    """
-    hits = probabilities.argmax(axis=1) == labels
-    confidence = probabilities.max(axis=1)
-    gaps = np.bincount(calibration_bin(confidence), weights=hits - confidence, minlength=CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+
+def macro_auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean over the classes of the area under the ROC curve of each against the rest; NaN where there is no rest."""
+    return ranking.macro_auroc(one_hot(labels, probabilities), probabilities)
+
+
+def mean_average_precision(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean over the classes that occur of the average precision of each against the rest."""
+    return ranking.mean_average_precision(one_hot(labels, probabilities), probabilities)
+
+
+def brier_score(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean squared distance between probabilities and truth, summed over the classes: 0 to 2 (Brier 1950)."""
+    return float(squared_distances(labels, probabilities).mean())
+
+
+def one_hot(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return (rows, classes) bool."""
+    return labels[:, None] == np.arange(probabilities.shape[1])
+
+
+def in_top(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return (rows,) bool: fewer than five classes come before the label; among ties the first class does."""
+    of_label = probabilities[np.arange(len(labels)), labels][:, None]
+    earlier = np.arange(probabilities.shape[1]) < labels[:, None]
+    return ((probabilities > of_label) | ((probabilities == of_label) & earlier)).sum(axis=1) < TOP
+
+
+def squared_distances(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return (rows,) the squared distance between the probabilities and the truth."""
+    return ((probabilities.astype(np.float64) - one_hot(labels, probabilities)) ** 2).sum(axis=1)
 
 
 def clip_probabilities(probabilities: np.ndarray) -> np.ndarray:
@@ -73,20 +101,24 @@ def clip_probabilities(probabilities: np.ndarray) -> np.ndarray:
     return np.clip(probabilities.astype(np.float64), _SMALLEST_PROBABILITY, None)
 
 
-def calibration_bin(confidence: np.ndarray) -> np.ndarray:
-    """Return the index of each row's bin, (rows,): bin b holds confidences in (b / 15, (b + 1) / 15]."""
-    return np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
-
-
 METRICS: Mapping[str, Metric] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,
+    "top_5_accuracy": top_5_accuracy,
+    "macro_auroc": macro_auroc,
+    "mean_average_precision": mean_average_precision,
     "log_loss": log_loss,
+    "brier_score": brier_score,
     "expected_calibration_error": expected_calibration_error,
 }
 
-LOWER_IS_BETTER = frozenset({"log_loss", "expected_calibration_error", "hamming_loss", "rmse", "mae", "mse"})
+LOWER_IS_BETTER = frozenset(
+    {
+        *("log_loss", "brier_score", "expected_calibration_error", "hamming_loss"),
+        *("rmse", "mae", "mse", "median_absolute_error"),
+    }
+)
 
 
 def compute_metrics(names: Iterable[str], labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

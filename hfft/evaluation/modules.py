@@ -66,6 +66,30 @@ class MacroF1(ClassificationMetric):
     metric_name = "macro_f1"
 
 
+class Top5Accuracy(ClassificationMetric):
+    """Share of rows whose label is among the five most probable classes."""
+
+    metric_name = "top_5_accuracy"
+
+
+class MacroAUROC(ClassificationMetric):
+    """Mean area under the ROC curve of each class against the rest."""
+
+    metric_name = "macro_auroc"
+
+
+class MeanAveragePrecision(ClassificationMetric):
+    """Mean average precision of each class against the rest."""
+
+    metric_name = "mean_average_precision"
+
+
+class BrierScore(ClassificationMetric):
+    """Mean squared distance between probabilities and truth."""
+
+    metric_name = "brier_score"
+
+
 class LogLoss(ClassificationMetric):
     """Mean negative log probability of the label."""
 

@@ -5,19 +5,19 @@ Labels are (rows, classes) bool, probabilities (rows, classes). What is decided 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 import sklearn.metrics
 
+from hfft.evaluation import ranking
+from hfft.evaluation.calibration import expected_calibration_error
 from hfft.evaluation.intervals import WeightedMetric
-from hfft.evaluation.metric_set import MetricSet
+from hfft.evaluation.metric_set import BIASED_UPWARDS, MetricSet, mean_of, weighted_counts
 from hfft.evaluation.metrics import Metric, clip_probabilities
 
 UNTUNED = 0.5
-_MOST_RANKED = 20_000  # cells that are ranked anew in each of the resamples: more take minutes
 
 
 def multi_label_metrics(thresholds: np.ndarray) -> MetricSet:
@@ -30,7 +30,18 @@ def multi_label_metrics(thresholds: np.ndarray) -> MetricSet:
     }
     functions: dict[str, Metric] = {name: pair[0] for name, pair in deciding.items()}
     weighted: dict[str, WeightedMetric] = {name: pair[1] for name, pair in deciding.items()}
-    return MetricSet({**functions, **RANKING_METRICS}, {**weighted, **WEIGHTED_RANKING_METRICS})
+    return MetricSet(
+        {**functions, **PROBABILITY_METRICS},
+        {**weighted, "log_loss": mean_of(_log_losses), "brier_score": mean_of(_squared_distances)},
+        shares={"subset_accuracy": partial(right_rows, thresholds)},
+        influences={
+            "mean_average_precision": ranking.mean_average_precision_influence,
+            "macro_auroc": ranking.macro_auroc_influence,
+        },
+        without_interval={"expected_calibration_error": BIASED_UPWARDS},
+        class_counts=lambda labels: labels.sum(axis=0),
+        headlines=("micro_f1", "macro_f1", "subset_accuracy", "mean_average_precision", "log_loss"),
+    )
 
 
 def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -80,7 +91,8 @@ def _weighted_macro_f1(
     thresholds: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     predicted = probabilities >= thresholds
-    hits, total = weights @ (labels & predicted), weights @ labels + weights @ predicted
+    hits = weighted_counts(weights, labels & predicted)
+    total = weighted_counts(weights, labels) + weighted_counts(weights, predicted)
     return _share(2.0 * hits, total).mean(axis=1)
 
 
@@ -95,12 +107,17 @@ def _macro_f1(thresholds: np.ndarray, labels: np.ndarray, probabilities: np.ndar
 def _weighted_subset_accuracy(
     thresholds: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    return weights @ ((probabilities >= thresholds) == labels).all(axis=1) / weights.sum(axis=1)
+    return weights @ right_rows(thresholds, labels, probabilities) / weights.sum(axis=1)
 
 
 def _subset_accuracy(thresholds: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Share of rows for which just the right classes are predicted."""
-    return float(((probabilities >= thresholds) == labels).all(axis=1).mean())
+    return float(right_rows(thresholds, labels, probabilities).mean())
+
+
+def right_rows(thresholds: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return (rows,) bool: just the right classes are predicted."""
+    return ((probabilities >= thresholds) == labels).all(axis=1)
 
 
 def _weighted_hamming_loss(
@@ -114,26 +131,6 @@ def _hamming_loss(thresholds: np.ndarray, labels: np.ndarray, probabilities: np.
     return float(((probabilities >= thresholds) != labels).mean())
 
 
-def mean_average_precision(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean over the classes that occur of the average precision; NaN where none does."""
-    found = [
-        sklearn.metrics.average_precision_score(label, probability)
-        for label, probability in zip(labels.T, probabilities.T, strict=True)
-        if label.any()
-    ]
-    return float(np.mean(found)) if found else math.nan
-
-
-def macro_auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean area under the ROC curve over the classes that some rows have and others have not; NaN without any."""
-    found = [
-        sklearn.metrics.roc_auc_score(label, probability)
-        for label, probability in zip(labels.T, probabilities.T, strict=True)
-        if label.any() and not label.all()
-    ]
-    return float(np.mean(found)) if found else math.nan
-
-
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean negative log probability of each decision's truth over rows and classes, in nats."""
     return float(_log_losses(labels, probabilities).mean())
@@ -145,66 +142,20 @@ def _log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return -np.log(clip_probabilities(of_truth)).mean(axis=1)
 
 
-def _weighted_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return weights @ _log_losses(labels, probabilities) / weights.sum(axis=1)
+def brier_score(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean squared distance between probability and truth over rows and classes, 0 to 1 (Brier 1950)."""
+    return float(_squared_distances(labels, probabilities).mean())
 
 
-def _weighted_mean_average_precision(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return _mean_over_classes(_weighted_average_precision, labels, probabilities, weights)
+def _squared_distances(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return (rows,) means over the classes."""
+    return ((probabilities.astype(np.float64) - labels) ** 2).mean(axis=1)
 
 
-def _weighted_macro_auroc(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return _mean_over_classes(_weighted_auroc, labels, probabilities, weights)
-
-
-def _mean_over_classes(
-    function: WeightedMetric, labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Return (resamples,) means over the classes for which the function has a value."""
-    if labels.size > _MOST_RANKED:
-        return np.full(len(weights), math.nan)
-    pairs = zip(labels.T, probabilities.T, strict=True)
-    values = np.stack([function(label, probability, weights) for label, probability in pairs])
-    defined = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):  # no class with a value: NaN
-        return np.where(defined, values, 0.0).sum(axis=0) / defined.sum(axis=0)
-
-
-def _tied(labels: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (resamples, distinct) weights of rows with the class and without, the most probable first."""
-    order = np.argsort(-probability, kind="stable")
-    falling = probability[order]
-    starts = np.flatnonzero(np.append(True, falling[1:] < falling[:-1]))
-    sorted_weights, has = weights[:, order], labels[order]
-    return (
-        np.add.reduceat(sorted_weights * has, starts, axis=1),
-        np.add.reduceat(sorted_weights * ~has, starts, axis=1),
-    )
-
-
-def _weighted_average_precision(labels: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    positive, negative = _tied(labels, probability, weights)
-    hits = positive.cumsum(axis=1)
-    precision = _share(hits, hits + negative.cumsum(axis=1))
-    with np.errstate(invalid="ignore"):  # no row with the class: NaN
-        return (positive * precision).sum(axis=1) / hits[:, -1]
-
-
-def _weighted_auroc(labels: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    positive, negative = _tied(labels, probability, weights)
-    above = positive.cumsum(axis=1) - positive / 2  # ties count half
-    with np.errstate(invalid="ignore"):  # one kind of rows alone: NaN
-        return (negative * above).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
-
-
-RANKING_METRICS: Mapping[str, Metric] = {
-    "mean_average_precision": mean_average_precision,
-    "macro_auroc": macro_auroc,
+PROBABILITY_METRICS: Mapping[str, Metric] = {
+    "mean_average_precision": ranking.mean_average_precision,
+    "macro_auroc": ranking.macro_auroc,
     "log_loss": log_loss,
-}
-
-WEIGHTED_RANKING_METRICS: Mapping[str, WeightedMetric] = {
-    "mean_average_precision": _weighted_mean_average_precision,
-    "macro_auroc": _weighted_macro_auroc,
-    "log_loss": _weighted_log_loss,
+    "brier_score": brier_score,
+    "expected_calibration_error": expected_calibration_error,
 }

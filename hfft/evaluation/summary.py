@@ -40,6 +40,12 @@ def summarize(
     return flat
 
 
+def interval_notes(metrics: MetricSet, labels: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what is to be known of the intervals in ``rows``, as :func:`metric_rows` made them, a sentence each."""
+    values = [row["name"] for row in rows]
+    return metrics.interval_notes(labels, values, [row["name"] for row in rows if row["low"] is not None])
+
+
 def metric_rows(metrics: Mapping[str, float], names: Sequence[str], prefix: str) -> list[dict[str, Any]]:
     """Return ``name``, ``value``, ``low``, ``high`` and ``baseline`` of every metric; ``None`` where there is none."""
     return [

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from hfft.errors import UserError
+from hfft.evaluation.calibration import reliability_curve
 from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.metrics import LOWER_IS_BETTER
 from hfft.evaluation.multi_label import UNTUNED, best_thresholds, multi_label_metrics
+from hfft.evaluation.per_class import per_class_table
 from hfft.targets.cells import LabelColumn, class_indices, class_list, is_missing
 from hfft.targets.class_lists import class_lists, item_feature
 from hfft.targets.target import THRESHOLDS, Predict, Target
@@ -180,6 +183,13 @@ class MultiLabel(Target):
         """Return (rows, classes) 0 or 1."""
         return (outputs >= np.asarray(self.thresholds)).astype(np.int64)
 
+    def details(self, labels: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
+        """Return the classes one by one, and the probabilities of all decisions beside how often they come true."""
+        return {
+            "per_class": per_class_table(labels, self.decide(outputs) > 0, self.output_names),
+            "reliability_curve": reliability_curve(labels, outputs),
+        }
+
     def describe(self) -> str:
         """Return how many classes there are."""
         return f"{len(self.output_names)} classes, several or none for each example"
@@ -194,6 +204,15 @@ class MultiLabel(Target):
         for index, name in enumerate(self.output_names):
             columns[f"probability_{name}"] = outputs[:, index].astype(np.float64)
         return columns
+
+    def read_labels(self, values: list[Any]) -> np.ndarray:
+        """Return (rows, classes) bool of lists of names."""
+        places = {name: index for index, name in enumerate(self.output_names)}
+        return self.array([[places[name] for name in names] for names in values])
+
+    def read_outputs(self, columns: Mapping[str, Any]) -> np.ndarray:
+        """Return probabilities (rows, classes) from ``probability_<class>``."""
+        return np.stack([np.asarray(columns[f"probability_{name}"]) for name in self.output_names], axis=1)
 
     def usage(self, call: str) -> str:
         """Ask for every class, and keep those that reach their thresholds."""

@@ -1,4 +1,4 @@
-"""The layer whose output is the one number of a regression model, and its unit."""
+"""The layer that gives a model's outputs, and their unit: that of a number, or the temperature of logits."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ def output_layer(model: nn.Module) -> nn.Linear:
     """
     if is_deepspeed_zero3_enabled():
         raise UserError("Regression is not trained under DeepSpeed ZeRO-3, where the last layer cannot be rescaled.")
-    head = set(head_parameter_names(model))
-    found = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == 1 and f"{name}.weight" in head
-    ]
+    found = head_layers(model, 1)
     if len(found) != 1:
         raise UserError(
             f"--model: the head of a {type(model).__name__} has {len(found)} linear layers with one output, where "
             "regression needs one to put the unit of the numbers into."
         )
     return found[0]
+
+
+def head_layers(model: nn.Module, outputs: int) -> list[nn.Linear]:
+    """Return the head's linear layers with so many outputs, in order of registration."""
+    head = set(head_parameter_names(model))
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == outputs and f"{name}.weight" in head
+    ]
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -207,6 +208,14 @@ class Regression(Target):
     def prediction_columns(self, outputs: np.ndarray) -> dict[str, Any]:
         """Return ``predicted``."""
         return {"predicted": outputs}
+
+    def read_labels(self, values: list[Any]) -> np.ndarray:
+        """Return the numbers."""
+        return self.array(values)
+
+    def read_outputs(self, columns: Mapping[str, Any]) -> np.ndarray:
+        """Return ``predicted``."""
+        return np.asarray(columns["predicted"], dtype=np.float64)
 
     def usage(self, call: str) -> str:
         """The score is the number."""

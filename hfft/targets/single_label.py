@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -9,16 +10,16 @@ import numpy as np
 
 from hfft.errors import UserError
 from hfft.evaluation.baseline import class_frequencies
-from hfft.evaluation.intervals import WEIGHTED_METRICS
+from hfft.evaluation.calibration import accuracy_at_coverage, reliability_curve
 from hfft.evaluation.metric_set import MetricSet
-from hfft.evaluation.metrics import METRICS, softmax
+from hfft.evaluation.metrics import softmax
+from hfft.evaluation.per_class import confusion_matrix, per_class_table
+from hfft.evaluation.single_label import single_label_metrics
 from hfft.targets.cells import LabelColumn, class_indices, class_list, class_texts, is_missing
 from hfft.targets.target import Target
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-_METRICS = MetricSet(METRICS, WEIGHTED_METRICS)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class SingleLabel(Target):
     @property
     def metrics(self) -> MetricSet:
         """Accuracy first."""
-        return _METRICS
+        return single_label_metrics(len(self.output_names))
 
     def baseline(self, train_labels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Answer with the class frequencies."""
@@ -126,6 +127,17 @@ class SingleLabel(Target):
     def decide(self, outputs: np.ndarray) -> np.ndarray:
         """Return the most probable class of each row, (rows,)."""
         return outputs.argmax(axis=1)
+
+    def details(self, labels: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
+        """Return the classes one by one, what is taken for what, and the curves of confidence."""
+        predicted, classes = self.decide(outputs), np.arange(len(self.output_names))
+        is_class, is_predicted = labels[:, None] == classes, predicted[:, None] == classes
+        return {
+            "per_class": per_class_table(is_class, is_predicted, self.output_names),
+            "confusion_matrix": confusion_matrix(labels, predicted, len(classes)),
+            "reliability_curve": reliability_curve(labels, outputs),
+            "accuracy_at_coverage": accuracy_at_coverage(labels, outputs),
+        }
 
     def describe(self) -> str:
         """Return how many classes there are."""
@@ -141,6 +153,15 @@ class SingleLabel(Target):
         for index, name in enumerate(self.output_names):
             columns[f"probability_{name}"] = outputs[:, index].astype(np.float64)
         return columns
+
+    def read_labels(self, values: list[Any]) -> np.ndarray:
+        """Return the indices of the names."""
+        places = {name: index for index, name in enumerate(self.output_names)}
+        return np.array([places[value] for value in values], dtype=np.int64)
+
+    def read_outputs(self, columns: Mapping[str, Any]) -> np.ndarray:
+        """Return probabilities (rows, classes) from ``probability_<class>``."""
+        return np.stack([np.asarray(columns[f"probability_{name}"]) for name in self.output_names], axis=1)
 
 
 def _cells(column: LabelColumn) -> tuple[np.ndarray, list[Any]]:

@@ -8,7 +8,7 @@ form is what the loss is computed from. The *array* form is what metrics get. Th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 THRESHOLDS = "label_thresholds"
 """Where a model's configuration keeps the threshold of each class, in their order."""
+
+TEMPERATURE = "calibration_temperature"
+"""Where a configuration says what the last layer was divided by; ``temperature`` alone is a word of text generation."""
 
 MEAN, SCALE = "target_mean", "target_scale"
 """Where the configuration of a checkpoint in mid-training keeps what its numbers are to be scaled with."""
@@ -168,7 +171,7 @@ class Target(ABC):
         Returns:
             the target in the units of training, and what is to be known of it, as a sentence.
         """
-        for name in (THRESHOLDS, MEAN, SCALE):
+        for name in (THRESHOLDS, TEMPERATURE, MEAN, SCALE):
             if hasattr(model.config, name):
                 delattr(model.config, name)  # of what the checkpoint was trained on before
         return self, None
@@ -208,6 +211,15 @@ class Target(ABC):
     def decide(self, outputs: np.ndarray) -> np.ndarray:
         """Return what is predicted, in the form that metrics of other libraries expect."""
 
+    def details(self, labels: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
+        """Return what stands behind the metrics, as JSON knows it; empty where there are no classes.
+
+        ``per_class``: a row for each class, see :func:`hfft.evaluation.per_class.per_class_table`;
+        ``reliability_curve`` and, for one class each, ``accuracy_at_coverage``: the functions of that name in
+        :mod:`hfft.evaluation.calibration`; ``confusion_matrix``: label, then prediction, likewise for one class each.
+        """
+        return {}
+
     # people
 
     data_heading: str
@@ -224,6 +236,14 @@ class Target(ABC):
     @abstractmethod
     def prediction_columns(self, outputs: np.ndarray) -> dict[str, Any]:
         """Return ``predicted`` and what else a table of predictions holds."""
+
+    @abstractmethod
+    def read_labels(self, values: list[Any]) -> np.ndarray:
+        """Return the array form of what :meth:`label_values` wrote."""
+
+    @abstractmethod
+    def read_outputs(self, columns: Mapping[str, Any]) -> np.ndarray:
+        """Return the outputs that :meth:`prediction_columns` wrote, from a table's columns by name."""
 
     def usage(self, call: str) -> str:
         """Return Python lines that ask a ``pipeline``, from the task's own ``classify("a text")``."""

@@ -9,14 +9,8 @@ from scipy.special import softmax as reference_softmax
 
 from hfft.errors import UserError
 from hfft.evaluation.baseline import class_frequencies
-from hfft.evaluation.metrics import (
-    CALIBRATION_BINS,
-    LOWER_IS_BETTER,
-    METRICS,
-    calibration_bin,
-    compute_metrics,
-    softmax,
-)
+from hfft.evaluation.calibration import CALIBRATION_BINS, calibration_bin
+from hfft.evaluation.metrics import LOWER_IS_BETTER, METRICS, compute_metrics, softmax
 
 # four rows, three classes; the predictions are 0, 1, 1, 0
 LABELS = np.array([0, 1, 0, 0])
@@ -38,6 +32,10 @@ def random_case(rows: int = 60, classes: int = 4, seed: int = 0) -> tuple[np.nda
         ("balanced_accuracy", (2 / 3 + 1) / 2),  # class 2 does not occur and does not count
         ("macro_f1", (2 * 2 / (3 + 2) + 2 * 1 / (1 + 2) + 0) / 3),  # here it does, with 0
         ("log_loss", -(math.log(0.7) + math.log(0.8) + math.log(0.3) + math.log(0.5)) / 4),
+        ("top_5_accuracy", 1.0),
+        ("macro_auroc", 1.0),  # class 0: (0.7, 0.3, 0.5) above 0.1; class 1: 0.8 above the rest
+        ("mean_average_precision", 1.0),
+        ("brier_score", (0.14 + 0.06 + 0.86 + 0.375) / 4),
         # every row in a bin of its own: (0.7, 0.8, 0.6, 0.5) against (1, 1, 0, 1)
         ("expected_calibration_error", (0.3 + 0.2 + 0.6 + 0.5) / 4),
     ],
@@ -57,6 +55,27 @@ def test_values_of_scikit_learn(seed: int):
     assert found["balanced_accuracy"] == pytest.approx(sklearn.metrics.balanced_accuracy_score(labels, predicted))
     assert found["macro_f1"] == pytest.approx(sklearn.metrics.f1_score(labels, predicted, average="macro"))
     assert found["log_loss"] == pytest.approx(sklearn.metrics.log_loss(labels, probabilities), rel=1e-5)
+    assert found["macro_auroc"] == pytest.approx(
+        sklearn.metrics.roc_auc_score(labels, probabilities, multi_class="ovr")
+    )
+    one_hot = np.eye(4)[labels]
+    expected = sklearn.metrics.average_precision_score(one_hot, probabilities)
+    assert found["mean_average_precision"] == pytest.approx(expected)
+    whole = sklearn.metrics.brier_score_loss(labels, probabilities, labels=range(4), scale_by_half=False)
+    assert found["brier_score"] == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_five_most_probable_of_scikit_learn(seed: int):
+    labels, probabilities = random_case(classes=9, seed=seed)
+    expected = sklearn.metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=range(9))
+    assert METRICS["top_5_accuracy"](labels, probabilities) == pytest.approx(expected)
+
+
+def test_of_tied_classes_the_first_are_the_most_probable():
+    labels, same = np.arange(8), np.full((8, 8), 1 / 8)
+    assert METRICS["accuracy"](labels, same) == 1 / 8
+    assert METRICS["top_5_accuracy"](labels, same) == 5 / 8
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -100,8 +119,9 @@ def test_a_perfect_and_a_wrong_model():
 @pytest.mark.parametrize("name", METRICS)
 def test_one_row_and_one_occurring_class(name: str):
     value = METRICS[name](np.array([1]), np.array([[0.2, 0.8]]))
-    expected = {"macro_f1": 0.5, "log_loss": -math.log(0.8), "expected_calibration_error": 0.2}
-    assert value == pytest.approx(expected.get(name, 1.0), abs=1e-6)
+    expected = {"macro_f1": 0.5, "log_loss": -math.log(0.8), "expected_calibration_error": 0.2, "brier_score": 0.08}
+    expected["macro_auroc"] = math.nan  # there is no rest
+    assert value == pytest.approx(expected.get(name, 1.0), abs=1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", METRICS)

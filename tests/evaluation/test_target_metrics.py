@@ -9,13 +9,13 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from hfft.evaluation import multi_label
 from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.multi_label import best_thresholds, multi_label_metrics
 from hfft.evaluation.regression import REGRESSION_METRICS
 from hfft.targets import MultiLabel, Regression
 
 Case = tuple[MetricSet, np.ndarray, np.ndarray]
+ERRORS = {"rmse", "mae", "mse", "median_absolute_error"}
 THRESHOLDS = np.array([0.5, 0.3, 0.6, 0.5])
 
 
@@ -51,10 +51,14 @@ def test_values_of_scikit_learn_and_scipy():
     assert found["macro_auroc"] == pytest.approx(sklearn.metrics.roc_auc_score(*args))
     flat = sklearn.metrics.log_loss(labels.ravel(), np.clip(probabilities, 1.2e-7, 1 - 1.2e-7).ravel())
     assert found["log_loss"] == pytest.approx(flat, rel=1e-5)
-    metrics, labels, predictions = numbers()
+    assert found["brier_score"] == pytest.approx(
+        sklearn.metrics.brier_score_loss(labels.ravel(), probabilities.ravel())
+    )
+    metrics, labels, predictions = numbers(41)
     found = metrics.compute(labels, predictions)
     assert found["mse"] == pytest.approx(sklearn.metrics.mean_squared_error(labels, predictions))
     assert found["rmse"] == pytest.approx(found["mse"] ** 0.5)
+    assert found["median_absolute_error"] == sklearn.metrics.median_absolute_error(labels, predictions)
     assert found["mae"] == pytest.approx(sklearn.metrics.mean_absolute_error(labels, predictions))
     assert found["r2"] == pytest.approx(sklearn.metrics.r2_score(labels, predictions))
     assert found["pearson"] == pytest.approx(np.corrcoef(labels, predictions)[0, 1])
@@ -67,8 +71,8 @@ def test_whole_weights_give_the_metric_of_repeated_rows(case, seed: int):
     metrics, labels, outputs = case(seed=seed)
     weights = np.random.default_rng(seed + 100).integers(0, 4, size=(20, len(labels))).astype(float)
     weights[0], weights[1] = 1.0, np.eye(len(labels))[3]  # every row once, one row alone
-    for name, function in metrics.functions.items():
-        found = metrics.weighted[name](labels, outputs, weights)
+    for name in metrics.weighted:
+        function, found = metrics.functions[name], metrics.weighted[name](labels, outputs, weights)
         assert found.shape == (20,)
         for value, row in zip(found, weights, strict=True):
             rows = np.repeat(np.arange(len(labels)), row.astype(int))
@@ -79,8 +83,9 @@ def test_whole_weights_give_the_metric_of_repeated_rows(case, seed: int):
 def test_intervals_hold_the_value_and_depend_on_the_seed_alone(case):
     metrics, labels, outputs = case(rows=80)
     values, found = metrics.compute(labels, outputs), metrics.intervals(labels, outputs, seed=1)
-    assert found.keys() == values.keys() == metrics.functions.keys()
-    assert all(low < values[name] < high for name, (low, high) in found.items())
+    assert values.keys() == metrics.functions.keys()
+    assert found.keys() == values.keys() - metrics.without_interval.keys()
+    assert all(low <= values[name] <= high and low < high for name, (low, high) in found.items())
     assert metrics.intervals(labels, outputs, seed=1) == found
 
 
@@ -89,20 +94,14 @@ def test_what_has_no_value_is_left_out():
     none = np.zeros_like(labels)
     undefined = {"mean_average_precision", "macro_auroc"}
     assert metrics.functions.keys() - metrics.compute(none, probabilities).keys() == undefined
-    assert metrics.functions.keys() - metrics.intervals(none, probabilities, 0).keys() == undefined
+    without = metrics.functions.keys() - metrics.intervals(none, probabilities, 0).keys()
+    assert without == undefined | {"micro_f1", "macro_f1", "expected_calibration_error"}  # of F1 all resamples are 0
     constant = np.full(5, 0.1)  # whose mean is not quite 0.1
     varied = np.arange(5.0)
-    assert REGRESSION_METRICS.compute(varied, constant).keys() == {"rmse", "mae", "mse", "r2"}
-    assert REGRESSION_METRICS.compute(constant, varied).keys() == {"rmse", "mae", "mse"}
-    assert REGRESSION_METRICS.intervals(constant, varied, 0).keys() == {"rmse", "mae", "mse"}
-    assert REGRESSION_METRICS.intervals(varied, constant, 0).keys() == {"rmse", "mae", "mse", "r2"}
-
-
-def test_rankings_of_very_many_cells_get_no_interval(monkeypatch):
-    metrics, labels, probabilities = several()
-    monkeypatch.setattr(multi_label, "_MOST_RANKED", labels.size - 1)
-    found = metrics.intervals(labels, probabilities, 0)
-    assert metrics.functions.keys() - found.keys() == {"mean_average_precision", "macro_auroc"}
+    assert REGRESSION_METRICS.compute(varied, constant).keys() == ERRORS | {"r2"}
+    assert REGRESSION_METRICS.compute(constant, varied).keys() == ERRORS
+    assert REGRESSION_METRICS.intervals(constant, varied, 0).keys() == ERRORS
+    assert REGRESSION_METRICS.intervals(varied, constant, 0).keys() == ERRORS | {"r2"}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -147,7 +146,9 @@ def test_the_baseline_of_several_classes_is_the_better_of_two_constant_answers()
 
 def test_the_baseline_of_numbers_is_the_training_mean():
     found = Regression(["y"]).baseline(np.array([1.0, 2.0, 6.0]), np.array([2.0, 5.0]))
-    assert found == pytest.approx({"rmse": 2.5**0.5, "mae": 1.5, "mse": 2.5, "r2": -1 / 9})
+    assert found == pytest.approx(
+        {"rmse": 2.5**0.5, "mae": 1.5, "mse": 2.5, "median_absolute_error": 1.0, "r2": -1 / 9}
+    )
 
 
 def test_thresholds_of_one_sample_help_on_another():
@@ -159,3 +160,21 @@ def test_thresholds_of_one_sample_help_on_another():
     held_out = labels[500:], probabilities[500:]
     before, after = (t.metrics.compute(*held_out)["macro_f1"] for t in (MultiLabel(list("abcde")), tuned))
     assert after > before + 0.1
+
+
+def test_a_class_that_few_rows_have_is_told_and_not_ranked():
+    metrics, labels, probabilities = several()
+    labels[:, 2] = np.arange(len(labels)) < 3
+    found = metrics.intervals(labels, probabilities, 0)
+    assert not {"mean_average_precision", "macro_auroc"} & found.keys()
+    notes = metrics.interval_notes(labels, metrics.functions, found)
+    assert "1 class has fewer than 5 test examples: intervals of averages over classes may be too narrow." in notes
+    assert "No interval of macro_auroc: 1 class has fewer than 5 test examples, too few to rank." in notes
+
+
+def test_every_metric_is_told_of_once():
+    for metrics, labels, outputs in (several(80), numbers()):
+        found = metrics.intervals(labels, outputs, 0)
+        notes = metrics.interval_notes(labels, metrics.functions, found)
+        told = [name for note in notes for name in note.split(" of ", 1)[1].split(":")[0].split(", ")]
+        assert sorted(told) == sorted(metrics.functions)

@@ -33,6 +33,8 @@ def record() -> RunRecord:
         ],
         metrics=metrics,
         metric_names=["accuracy", "log_loss"],
+        interval_notes=[f"Interval of {EVIL}: by chance."],
+        details=target.details(labels, probabilities),
         predictions=Predictions(["x", "y", "z"], labels, probabilities),
     )
 
@@ -44,6 +46,8 @@ def test_the_report_shows_the_figures_and_escapes_what_users_wrote(record, tmp_p
     assert f"{record.metrics['test_accuracy']:.4f}" in html
     assert "0.5000" in html  # the epoch's training loss, in the same row as
     assert "0.4000" in html  # its validation loss
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;|x: by chance." in html
+    assert "<td>0.500</td><td>1.000</td><td>0.667</td><td>1</td>" in html  # precision, recall, F1 and rows of a class
     assert "http" not in html.replace("http-equiv", "")
 
 

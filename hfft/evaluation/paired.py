@@ -1,0 +1,84 @@
+"""How much two models differ on the same test rows: what is luck of the rows is common to both, and cancels out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from hfft.evaluation.intervals import CONFIDENCE, Interval, WeightedMetric, bootstrap_intervals, standard_error
+from hfft.evaluation.metric_set import MetricSet
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one model says of the test rows.
+
+    Attributes:
+        metrics: by which it is judged; thresholds are its own.
+        labels: a row for each example, in its own order of the classes.
+        outputs: likewise.
+    """
+
+    metrics: MetricSet
+    labels: np.ndarray
+    outputs: np.ndarray
+
+
+def paired_differences(first: Judged, second: Judged, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Return name -> ``first``, ``second``, ``difference`` (second - first) and, where there is one, its 95 % interval.
+
+    The interval, ``difference_ci_low`` and ``difference_ci_high``, is that of the paired bootstrap (BCa; both models on
+    the same resampled rows), and for rankings normal, from the difference of each row's influence (DeLong et al. 1988).
+    """
+    values, others = (judged.metrics.compute(judged.labels, judged.outputs) for judged in (first, second))
+    intervals = _intervals(first, second, seed)
+    found: dict[str, dict[str, float]] = {}
+    for name in (name for name in values if name in others):
+        difference = others[name] - values[name]
+        found[name] = {"first": values[name], "second": others[name], "difference": difference}
+        if name in intervals:
+            found[name]["difference_ci_low"], found[name]["difference_ci_high"] = intervals[name]
+    return found
+
+
+def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, Any]:
+    """Return McNemar's exact test (1947) of whether two models are right equally often, from (rows,) bool each.
+
+    Of the rows that one model alone has right each would have half: ``p_value`` is the two-sided binomial test's.
+    """
+    only_first, only_second = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
+    decided = only_first + only_second
+    p_value = float(scipy.stats.binomtest(only_first, decided).pvalue) if decided else 1.0
+    return {"only_first_right": only_first, "only_second_right": only_second, "p_value": p_value}
+
+
+def _intervals(first: Judged, second: Judged, seed: int) -> dict[str, Interval]:
+    metrics, labels = first.metrics, first.labels
+    rare = metrics.rare_classes(labels)
+    strata = None if metrics.strata is None or rare else metrics.strata(labels)
+    found: dict[str, Interval] = {}
+    for name in () if rare else metrics.influences:
+        (value, influence), (other, other_influence) = (
+            judged.metrics.influences[name](judged.labels, judged.outputs) for judged in (first, second)
+        )
+        reach = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) * standard_error(other_influence - influence, strata)
+        if reach > 0:
+            found[name] = (other - value - reach, other - value + reach)
+    differences = {name: _difference(name, first, second) for name in metrics.weighted if name in metrics.functions}
+    over_classes = [name for name in differences if name in metrics.rates]
+    for names, fixed in ((over_classes, strata), ([name for name in differences if name not in over_classes], None)):
+        found |= bootstrap_intervals(
+            names, labels, first.outputs, seed, weighted=differences, strata=fixed, percentile=metrics.percentile
+        )
+    return found
+
+
+def _difference(name: str, first: Judged, second: Judged) -> WeightedMetric:
+    def weighted(_: np.ndarray, __: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        one, other = (j.metrics.weighted[name](j.labels, j.outputs, weights) for j in (first, second))
+        return other - one
+
+    return weighted
