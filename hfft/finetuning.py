@@ -17,6 +17,7 @@ from hfft import output
 from hfft.arguments import ModelArguments
 from hfft.caching import Cache, cache_folder
 from hfft.callbacks.interruption import StopOnSignal
+from hfft.callbacks.live_report import LiveReport
 from hfft.callbacks.progress import TrainingProgress
 from hfft.checkpoints import newest_whole
 from hfft.data import LabelledData, read_labelled
@@ -25,8 +26,9 @@ from hfft.data.split_names import REFERENCE
 from hfft.errors import RunInterrupted, UserError, listed
 from hfft.evaluation import interval_notes, summarize
 from hfft.failures import computing, writing
-from hfft.features.start import AUTO, MODEL, start_from
+from hfft.features.start import AUTO, MODEL, Start, start_from
 from hfft.findings import reference_text
+from hfft.gathering import distances, report_progress, show_examples
 from hfft.launching import is_sharded, is_zero3
 from hfft.layers import LayerStack
 from hfft.loading import load_config
@@ -134,7 +136,8 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     record.data_report = labelled.report(task.name)
     checkpoint = _checkpoint(record, folder, args, console)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
-    for note in _start(task, loaded, processor, labelled, args, model_arguments.pooling, cache, console):
+    start = _start(task, loaded, processor, labelled, args, model_arguments.pooling, cache, console)
+    for note in start.notes:
         record.notes.append(note)
         console.print(f"  {note[0].upper()}{note[1:]}")
     trainer = _make_trainer(task, loaded, processor, labelled, args, measure, cache, console)
@@ -147,7 +150,9 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
             record.write_run_file(folder)
             record.write_data_report(folder)
     if load_strategy(args.strategy).trains:
+        trainer.add_callback(LiveReport(partial(report_progress, record, trainer, folder)))
         _train(trainer, checkpoint)
+        record.distances = distances(trainer, task, model_arguments, labelled)
         for told in trainer.guard_notes():
             _note(record.notes, told, console)
     with computing(_SMALLER_BATCHES):
@@ -159,6 +164,8 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
 
     with computing(_SMALLER_BATCHES):
         _evaluate(trainer, task, processor, labelled, record)
+    if trainer.is_world_process_zero():
+        show_examples(record, task, labelled, start.head)
     if trainer.is_world_process_zero():
         with writing(folder, "metrics and report"):
             record.write_metrics(folder)
@@ -246,7 +253,8 @@ def _make_trainer(
         groups = len(LayerStack.from_model(model, args.layer_patterns))
         rates = f"{args.head_learning_rate or args.learning_rate:g} for the head, decay {args.layer_decay:g} from "
         rates += f"{args.learning_rate:g} down {groups} layer groups"
-    console.print(f"Strategy: {strategy.name} ({strategy.summary}); learning rate {rates}; {args.precision}")
+    told = f"; learning rate {rates}" if strategy.trains else ""
+    console.print(f"Strategy: {strategy.name} ({strategy.summary}){told}; {args.precision}")
     train, validation = _encoded(task, processor, data, args, cache, console)
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
@@ -356,10 +364,10 @@ def _start(
     pooling: str,
     cache: Cache,
     console: Console,
-) -> list[str]:
-    """Prepare the model for training as the strategy says; return what to tell of it."""
+) -> Start:
+    """Prepare the model for training as the strategy says."""
     with progress_bar(console) as bar, computing(_SMALLER_BATCHES):
-        start = start_from(
+        return start_from(
             task,
             model,
             processor,
@@ -375,7 +383,6 @@ def _start(
             track=lambda items, n, what: bar.track(items, n, description=what),
             share=(args.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
         )
-    return start.notes
 
 
 def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: RunRecord, console: Console) -> None:
@@ -423,7 +430,7 @@ def _evaluate(
     labels, outputs = data.labels("test"), target.outputs(np.asarray(trainer.predict(inputs).predictions))
     record.predictions = Predictions([task.describe(row) for row in data.splits["test"]], labels, outputs)
     record.history = trainer.state.log_history
-    record.layers = trainer.layer_rates()
+    record.layers, record.thaws = trainer.layer_rates(), trainer.thaws()
     values = measure_function(target, trainer.args)(labels, outputs)
     record.metric_names = sorted(values, key=lambda name: name not in target.metrics.functions)
     record.metrics = {f"test_{name}": values[name] for name in record.metric_names}

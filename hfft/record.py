@@ -57,6 +57,12 @@ class RunRecord:
         usage: how a ``pipeline`` is asked.
         data_report: what was found wrong or odd in the data, and every example that was left out.
         layers: the layer groups with parameters and learning rate, input first.
+        thaws: layer group -> the epoch at which it thaws, with gradual unfreezing.
+        distances: of each layer group but the head ``name`` and ``distance`` from the pretrained weights, relative.
+        mistakes: test examples that the model gets wrong; see :func:`hfft.report.examples.shown_examples`.
+        suspects: examples whose label is likely wrong, likewise.
+        suspects_told: what they are, in a sentence or two.
+        progress: how far the run is, ``None`` when it is done.
         history: the Trainer's log, an entry each.
         metrics: flat name -> value, as in metrics.json.
         metric_names: the test metrics in the order in which they are shown.
@@ -75,6 +81,12 @@ class RunRecord:
     usage: str = ""
     data_report: dict[str, Any] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
+    thaws: dict[str, float] = field(default_factory=dict)
+    distances: list[dict[str, Any]] = field(default_factory=list)
+    mistakes: list[dict[str, Any]] = field(default_factory=list)
+    suspects: list[dict[str, Any]] = field(default_factory=list)
+    suspects_told: str = ""
+    progress: str | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     metric_names: list[str] = field(default_factory=list)

@@ -217,6 +217,10 @@ class Task(ABC):
     def describe(self, example: Example) -> str:
         """Return one line that shows an example to a person: a path, a text."""
 
+    def thumbnail(self, example: Example) -> bytes | None:
+        """Return a small JPEG of an example that is seen better than read, for the report."""
+        return None
+
     def from_file(self, path: str) -> dict[str, Any]:
         """Return the raw inputs of an example that is a file (needed where ``file_suffixes`` is not empty)."""
         return {self.inputs[0].role: path}

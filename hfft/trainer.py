@@ -301,6 +301,15 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints):
                 row["parameters"] += sum(parameter.numel() for parameter in group["params"])
         return list(layers.values())
 
+    def thaws(self) -> dict[str, float]:
+        """Return layer group -> the epoch in which it thaws, input first; empty where nothing is frozen for a time."""
+        unfreezing = self.unfreezing
+        if unfreezing is None or unfreezing.stack is None or unfreezing.schedule is None or not self.state.max_steps:
+            return {}
+        steps_per_epoch = self.state.max_steps / max(1e-9, float(self.state.num_train_epochs or 1))
+        starts = zip(unfreezing.stack, unfreezing.schedule.starts, strict=True)
+        return {group.name: start / steps_per_epoch for group, start in starts if start is not None}
+
     def validation_metrics(self) -> dict[str, float]:
         """Return the validation loss and metrics of the checkpoint that ships: the best one, or the last."""
         evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]

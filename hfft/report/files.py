@@ -12,6 +12,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hfft.record import CARD_FILE, REPORT_FILE, RUN_FILE, RunRecord
+from hfft.report.view import view_of
 from hfft.terminal import figure
 
 
@@ -69,9 +70,11 @@ def _render(template: str, record: RunRecord, *, autoescape: bool) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    jinja.filters |= {"cell": _markdown_cell, "figure": figure, "amount": _amount}
+    words = {"words": lambda name: name.replace("_", " ")}
+    jinja.filters |= {"cell": _markdown_cell, "figure": figure, "amount": _amount, **words}
     return jinja.get_template(template).render(
         record=record,
+        view=view_of(record),
         rows=record.rows(),
         title=_title(record),
         target=record.target,

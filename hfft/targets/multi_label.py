@@ -190,6 +190,15 @@ class MultiLabel(Target):
             "reliability_curve": reliability_curve(labels, outputs),
         }
 
+    def mistakes(self, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """Return the rows with a class too many or too few, by the decision that is farthest off."""
+        wrong = np.flatnonzero(((self.decide(outputs) > 0) != labels).any(axis=1))
+        return wrong[np.argsort(-np.abs(labels[wrong] - outputs[wrong]).max(axis=1), kind="stable")]
+
+    def answer(self, output: np.ndarray) -> str:
+        """Return the classes that reach their thresholds."""
+        return ", ".join(self.label_values(self.decide(output[None]) > 0)[0]) or "none"
+
     def describe(self) -> str:
         """Return how many classes there are."""
         return f"{len(self.output_names)} classes, several or none for each example"

@@ -197,6 +197,14 @@ class Regression(Target):
         """The column."""
         return self.output_names[0]
 
+    def mistakes(self, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """Return all rows, those farthest off first."""
+        return np.argsort(-np.abs(labels - outputs), kind="stable")
+
+    def answer(self, output: np.ndarray) -> str:
+        """Return the number."""
+        return f"{float(output):.4g}"
+
     def describe(self) -> str:
         """Return what the number is called."""
         return f"the number '{self.output_names[0]}'"

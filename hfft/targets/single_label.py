@@ -11,6 +11,7 @@ import numpy as np
 from hfft.errors import UserError
 from hfft.evaluation.baseline import class_frequencies
 from hfft.evaluation.calibration import accuracy_at_coverage, reliability_curve
+from hfft.evaluation.label_errors import suspected_label_errors
 from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.metrics import softmax
 from hfft.evaluation.per_class import confusion_matrix, per_class_table
@@ -138,6 +139,19 @@ class SingleLabel(Target):
             "reliability_curve": reliability_curve(labels, outputs),
             "accuracy_at_coverage": accuracy_at_coverage(labels, outputs),
         }
+
+    def mistakes(self, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """Return the rows whose class is another, the surest first."""
+        wrong = np.flatnonzero(self.decide(outputs) != labels)
+        return wrong[np.argsort(-outputs[wrong].max(axis=1), kind="stable")]
+
+    def suspects(self, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """Return them by confident learning."""
+        return suspected_label_errors(labels, outputs)
+
+    def answer(self, output: np.ndarray) -> str:
+        """Return the class and its probability."""
+        return f"{self.output_names[int(output.argmax())]} ({float(output.max()):.2f})"
 
     def describe(self) -> str:
         """Return how many classes there are."""

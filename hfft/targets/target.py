@@ -220,7 +220,19 @@ class Target(ABC):
         """
         return {}
 
+    def mistakes(self, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """Return the rows that the outputs get wrong, the worst first."""
+        return np.zeros(0, dtype=np.int64)
+
+    def suspects(self, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """Return the rows whose label is likely wrong, by outputs of a model that has not seen them."""
+        return np.zeros(0, dtype=np.int64)
+
     # people
+
+    @abstractmethod
+    def answer(self, output: np.ndarray) -> str:
+        """Return what the outputs of one example say, in words."""
 
     data_heading: str
     """Heading of the rows of :meth:`counts`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,7 +10,7 @@ from hfft.findings import reference_text
 from hfft.loading import build_without_weights, load_classifier, reading
 from hfft.task import Collator, Encoder, Example, InputColumn, Inspection, Task
 
-from .decoding import SUFFIXES, inspect_image
+from .decoding import SUFFIXES, decode_image, inspect_image
 from .sizes import find_far_sizes
 
 if TYPE_CHECKING:
@@ -93,6 +94,13 @@ class ImageClassification(Task):
         from .preprocessing import stack
 
         return stack
+
+    def thumbnail(self, example: Example) -> bytes | None:
+        """Return the picture, at most 200 pixels wide and high."""
+        picture, stream = decode_image(example["image"], shorter_side=200), io.BytesIO()
+        picture.thumbnail((200, 200))
+        picture.save(stream, "JPEG", quality=80)
+        return stream.getvalue()
 
     def describe(self, example: Example) -> str:
         """The path, where there is one."""

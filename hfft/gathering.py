@@ -1,0 +1,77 @@
+"""What a run is looked at by: its report while it goes on, how far layers have moved, examples worth a look."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerState
+
+from hfft.arguments import ModelArguments
+from hfft.data import LabelledData
+from hfft.errors import UserError
+from hfft.features.heads import LinearHead
+from hfft.launching import is_sharded
+from hfft.layers import LayerStack
+from hfft.layers.distances import relative_distances
+from hfft.loading import load_config
+from hfft.record import RunRecord
+from hfft.report import write_report
+from hfft.report.examples import SHOWN, shown_examples
+from hfft.task import Task
+from hfft.trainer import FineTuningTrainer
+from hfft.training_arguments import FineTuningArguments
+
+
+def report_progress(
+    record: RunRecord, trainer: FineTuningTrainer, folder: Path, args: FineTuningArguments, state: TrainerState
+) -> None:
+    """Write the report of a run that goes on."""
+    record.history, record.layers, record.thaws = state.log_history, trainer.layer_rates(), trainer.thaws()
+    record.progress = f"epoch {state.epoch or 0:.3g} of {args.num_train_epochs:g}"
+    try:
+        write_report(record, folder)
+    finally:
+        record.progress = None
+
+
+def distances(
+    trainer: FineTuningTrainer, task: Task, arguments: ModelArguments, data: LabelledData
+) -> list[dict[str, Any]]:
+    """Return how far the layers have moved, where this process has all of them and knows their order."""
+    if is_sharded(trainer.args) or not trainer.is_world_process_zero():
+        return []
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    try:
+        stack = LayerStack.from_model(model, trainer.args.layer_patterns)
+    except UserError:
+        return []
+    with torch.random.fork_rng(devices=[]):  # a head is drawn
+        before, _ = task.load(arguments, load_config(arguments), data.target)
+    return relative_distances(model, before, stack)
+
+
+def show_examples(record: RunRecord, task: Task, data: LabelledData, head: LinearHead | None) -> None:
+    """Choose mistakes to look at, and labels that are likely wrong."""
+    assert record.predictions is not None
+    target, seen = record.target, record.predictions
+    shown = partial(shown_examples, task, target=target)
+    mistakes = target.mistakes(seen.labels, seen.outputs)[:SHOWN]
+    record.mistakes = shown(data.splits["test"], mistakes, seen.labels, seen.outputs)
+    suspects = target.suspects(seen.labels, seen.outputs)
+    told = [f"{len(suspects)} of {len(seen.labels)} test examples"] if len(suspects) else []
+    record.suspects = shown(data.splits["test"], suspects[:SHOWN], seen.labels, seen.outputs)
+    if head is not None and head.out_of_fold is not None:
+        labels, outputs = data.labels("train"), target.outputs(head.out_of_fold.cpu().numpy())
+        predicted = np.flatnonzero(np.isfinite(outputs).all(axis=1) if outputs.ndim == 2 else np.isfinite(outputs))
+        rows = predicted[target.suspects(labels[predicted], outputs[predicted])]
+        told += [f"{len(rows)} of {len(labels)} training examples"] if len(rows) else []
+        record.suspects += shown(data.splits["train"], rows[:SHOWN], labels, outputs)
+    if told:
+        which = " and ".join(told)
+        record.suspects_told = (
+            f"Confident learning (Northcutt et al. 2021) suspects the labels of {which}, the likeliest first."
+        )
