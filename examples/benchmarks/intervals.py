@@ -41,9 +41,11 @@ Made by `python examples/benchmarks/intervals.py`, tested by `pytest -m sweep`.
 """
 
 _AT_RANDOM = """
-That Wilson's score covers more than 97 % in some rows is the price of fixed label counts: where classes differ in
-accuracy, the accuracy of stratified test examples varies less than the binomial that the score is made for. Where test
-examples are drawn at random, labels and all, its coverage is known exactly:
+AUROC and average precision of many classes with few examples each, and near 1, are somewhat less certain than their
+intervals say. That other columns lie above 97 % in places is the price of fixed label counts: where classes differ, the
+accuracy and the losses of stratified test examples vary less than those of examples that are drawn at random, labels and
+all, for which Wilson's score and the bootstrap of the losses are made. For such examples the coverage of the accuracy is
+known exactly:
 
 | test examples | accuracy | accuracy's interval holds it, percent |
 |---:|---:|---:|"""
