@@ -41,11 +41,13 @@ Made by `python examples/benchmarks/intervals.py`, tested by `pytest -m sweep`.
 """
 
 _AT_RANDOM = """
-That Wilson's score covers more than 97 % in some rows is the price of fixed label counts: where classes differ in
-accuracy, the accuracy of stratified test examples varies less than the binomial that the score is made for. Where test
-examples are drawn at random, labels and all, its coverage is known exactly:
+AUROC and average precision of many classes with few examples each, and near 1, are somewhat less certain than their
+intervals say. That other columns lie above 97 % in places is the price of fixed label counts: where classes differ,
+the accuracy and the losses of stratified test examples vary less than those of examples that are drawn at random,
+labels and all, for which Wilson's score and the bootstrap of the losses are made. For such examples the coverage of
+the accuracy is known exactly:
 
-| test examples | accuracy | accuracy's interval holds it, percent |
+| test examples | true accuracy | accuracy's interval holds it, percent |
 |---:|---:|---:|"""
 
 _METHODS = """
@@ -62,7 +64,9 @@ shrunk to those of all classes | a class with one example is the same in every r
 | expected calibration error | none | its estimate is biased upwards, and resamples of it once more: their percentiles \
 lie above the truth |
 | median absolute error | percentile bootstrap | jumps from row to row: the jackknife tells nothing of it |
-| all others | BCa bootstrap (Efron 1987), 2,000 resamples; with one class for each example stratified by class | |
+| balanced accuracy, macro F1 of one class for each example | BCa bootstrap (Efron 1987), 2,000 resamples, stratified \
+by class | over classes: how often each occurs is no luck of the split |
+| all others | BCa bootstrap, 2,000 resamples | |
 """
 
 
@@ -131,7 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     rare = int((Simulation(20, 0.7, 100).counts < 5).sum())
     print(_PAGE.format(draws=options.draws, error=100 * (0.95 * 0.05 / options.draws) ** 0.5, rare=rare))
-    print(f"| test examples | classes | accuracy | {' | '.join(name.replace('_', ' ') for name in METRICS)} |")
+    print(f"| test examples | classes | true accuracy | {' | '.join(name.replace('_', ' ') for name in METRICS)} |")
     print(f"|---:|---:|---:|{'---:|' * len(METRICS)}")
     for rows in ROWS:
         for classes in CLASSES:
