@@ -140,9 +140,7 @@ def test_thaws_rates_and_distances_are_those_of_the_run(run, tiny_bert):
 
 
 def test_mistakes_are_the_wrong_answers_the_surest_first(run):
-    table = load_dataset(
-        "parquet", data_files=str(Path(run.output_dir) / "predictions.parquet"), split="train"
-    ).to_pandas()
+    table = pandas.read_parquet(Path(run.output_dir) / "predictions.parquet")
     wrong = table[table["predicted"] != table["label"]]
     sure = wrong[[name for name in table.columns if name.startswith("probability_")]].max(axis=1)
     expected = wrong.loc[sure.sort_values(ascending=False, kind="stable").index]["input"].tolist()[:12]
