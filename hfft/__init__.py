@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hfft.errors import UserError
     from hfft.finetuning import FineTuneResult, finetune
     from hfft.freezing import UnfreezeSchedule
+    from hfft.hub import push
     from hfft.inference import EvaluationResult, evaluate, predict
     from hfft.layers import LayerGroup, LayerStack
     from hfft.optim import layerwise_optimizer, layerwise_param_groups
@@ -53,6 +54,7 @@ _MODULE_OF = {
     "load_strategy": "strategies",
     "load_task": "task",
     "predict": "inference",
+    "push": "hub",
 }
 
 __all__ = [  # noqa: RUF022 (the version stands last)
@@ -81,6 +83,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "load_strategy",
     "load_task",
     "predict",
+    "push",
     "__version__",
 ]
 

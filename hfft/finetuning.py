@@ -15,6 +15,7 @@ from transformers import EvalPrediction, PrinterCallback, ProgressCallback, set_
 
 from hfft import output
 from hfft.arguments import DataArguments, ModelArguments
+from hfft.base_model import BaseModel
 from hfft.caching import Cache, cache_folder
 from hfft.callbacks.interruption import StopOnSignal
 from hfft.callbacks.progress import TrainingProgress
@@ -27,6 +28,7 @@ from hfft.evaluation import summarize
 from hfft.failures import computing, writing
 from hfft.features.start import start_from
 from hfft.findings import reference_text
+from hfft.hub import require_login
 from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.optim import layerwise_param_groups
@@ -88,6 +90,8 @@ def finetune(
     if is_first_process():  # the others may look only after it has begun to write
         inputs = (model_arguments.model, data_arguments.data)
         output.require_free(folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs)
+        if args.push_to_hub:
+            require_login(args.hub_token)
     console = make_console()
 
     if not load_strategy(args.strategy).trains and "validation_size" not in settings:
@@ -107,9 +111,13 @@ def finetune(
     parameters = sum(parameter.numel() for parameter in loaded.parameters())
     console.print(f"Model: {model_arguments.model}, {parameters / 1e6:.2f} million parameters")
 
+    base = BaseModel.of(model_arguments)
+    if (restriction := base.restriction()) is not None:
+        console.print(f"  {restriction}")
+
     again = rerunnable(settings, task, labelled, chosen, args)
     usage = labelled.target.usage(task.usage)
-    record = RunRecord(again, task.name, labelled.target, labelled.counts(), labelled.notes, usage)
+    record = RunRecord(again, task.name, labelled.target, labelled.counts(), labelled.notes, usage, base=base)
     record.data_report = labelled.report(task.name)
     checkpoint = _checkpoint(record, folder, args, console)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
@@ -130,7 +138,8 @@ def finetune(
     with computing(_SMALLER_BATCHES):
         _finish(trainer, task, labelled, record, console)
     with writing(folder, "the model"):
-        trainer.save_model(str(folder))  # before anything that could fail: nothing trained is lost
+        # the push is at the end
+        trainer.save_model(str(folder), _internal_call=True)  # before anything that could fail: nothing trained is lost
     if is_first_process():
         output.discard(folder)
 
@@ -146,6 +155,8 @@ def finetune(
     title = f"Test split, {len(labelled.splits['test'])} examples"
     print_metrics(console, record.rows(), title, record.target.baseline_name)
     console.print(f"Model, report and predictions: {folder}")
+    if args.push_to_hub and trainer.is_world_process_zero():  # the last step: whatever fails, the run is complete
+        console.print(f"Pushed: {trainer.push_folder(folder)}")
     return FineTuneResult(record.metrics, str(folder), trainer, record)
 
 

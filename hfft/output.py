@@ -13,19 +13,22 @@ import yaml
 
 from hfft.checkpoints import UNFINISHED
 from hfft.errors import UserError
-from hfft.record import CARD_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, RUN_FILE, RUN_HEADER
+from hfft.record import (
+    CARD_FILE,
+    DATA_FILE,
+    METRICS_FILE,
+    MODEL_FILES,
+    PREDICTIONS_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+    RUN_HEADER,
+)
 from hfft.targets import Target
 
 ASIDE = ".replaced"  # where an old run waits until the new model is saved
 
 # What a run writes to the top of its folder, and --overwrite replaces. Anything else there is left alone.
-_PRODUCTS = (
-    *(RUN_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE, "config.json"),
-    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-    *("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
-    *("spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
-)
+_PRODUCTS = (*MODEL_FILES, RUN_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE)
 # A checkpoint belongs to these; another value would train another model from its weights.
 _FIXED_ON_RESUME = (
     *("task", "model", "revision", "data", "strategy", "layer_decay", "learning_rate", "head_learning_rate", "seed"),
