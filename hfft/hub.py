@@ -102,7 +102,7 @@ def require_login(token: str | None) -> None:
     """Raise :class:`UserError` where the Hub does not know the token: before anything is trained, not after."""
     from huggingface_hub import HfApi
 
-    with reaching("push_to_hub", f"{_LOG_IN}, or train without push_to_hub and `hfft push` the model later", token):
+    with reaching("push_to_hub", f"{_LOG_IN}, or train without push_to_hub and `hfft push` the model later.", token):
         HfApi(token=token).whoami()
 
 
@@ -112,22 +112,22 @@ def reaching(what: str, advice: str, token: str | None) -> Iterator[None]:
 
     Args:
         what: does not work, the beginning of the sentence.
-        advice: what to do.
+        advice: what to do, as a sentence or with a command at its end.
         token: that was given.
     """
     from huggingface_hub import get_token
     from huggingface_hub.constants import is_offline_mode
 
     if is_offline_mode():
-        raise UserError(f"{what}: HF_HUB_OFFLINE is set. {advice}.")
+        raise UserError(f"{what}: HF_HUB_OFFLINE is set. {advice}")
     if token is None and get_token() is None:
-        raise UserError(f"{what}: there is no token. {advice if _LOG_IN in advice else f'{_LOG_IN}. {advice}'}.")
+        raise UserError(f"{what}: there is no token. {advice if _LOG_IN in advice else f'{_LOG_IN}. {advice}'}")
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # of several libraries, and of any kind
-        raise UserError(f"{what}: {_reason(error)}. {advice}.") from error
+        raise UserError(f"{what}: {_reason(error)}. {advice}") from error
 
 
 def _reason(error: BaseException) -> str:

@@ -27,7 +27,7 @@ class ModelPushes(Trainer):
         token = token if token is not None else self.args.hub_token
         private = private if private is not None else self.args.hub_private_repo
         name = self.args.hub_model_id or Path(str(self.args.output_dir)).absolute().name
-        advice = "Name another one with hub_model_id, or train without push_to_hub and `hfft push` the model later"
+        advice = "Name another one with hub_model_id, or train without push_to_hub and `hfft push` the model later."
         with hub.reaching(f"push_to_hub: there is no repository '{name}' to push to", advice, token):
             self.hub_model_id = hub.make_repository(name, private, token)
         self.push_in_progress = None

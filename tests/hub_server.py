@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,7 @@ class Hub:
         visibility: of each repository.
         commits: first lines, in their order.
         asked: method and path of each request.
-        refuse: part of a path -> status that is answered there; 0 breaks the connection off.
+        refuse: part of method and path -> status that is answered there; 0 breaks the connection off.
     """
 
     url: str = ""
@@ -48,10 +49,10 @@ class Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         path = self.path.partition("?")[0]
         self.hub.asked.append(f"{self.command} {path}")
-        refused = next((status for part, status in self.hub.refuse.items() if part in path), None)
+        refused = next((status for part, status in self.hub.refuse.items() if part in self.hub.asked[-1]), None)
         if refused == 0:
-            self.rfile.read(10)
-            self.connection.close()
+            self.rfile.read(10 if self.command == "PUT" else 0)  # in the middle of an upload
+            self.connection.shutdown(socket.SHUT_RDWR)
             return
         body = self._body()
         if refused is not None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,8 +96,8 @@ def test_pushing_again_replaces_what_is_there(hub: Hub, run: Path):
         ({}, "others/words", "the token may not write there (403): You don't have the rights to create a model"),
         ({"/commit/": 403}, "me/words", "the token may not write there (403)"),
         ({"/preupload/": 404}, "me/words", "there is no such repository or revision"),
-        ({"/lfs/": 403}, "me/words", "Error while uploading 'model.safetensors' to the Hub: the token may not write"),
-        ({"/lfs/": 0}, "me/words", "Error while uploading 'model.safetensors' to the Hub: the Hub cannot be reached"),
+        ({"PUT /lfs/": 403}, "me/words", "Error while uploading 'model.safetensors' to the Hub: the token may not write"),
+        ({"PUT /lfs/": 0}, "me/words", "Error while uploading 'model.safetensors' to the Hub: the Hub cannot be reached"),
         ({"/api/repos/create": 0}, "me/words", "the Hub cannot be reached"),
         ({}, "me/wo rds", "Repo id must use alphanumeric"),
     ],
@@ -114,7 +115,7 @@ def test_a_push_that_fails_leaves_both_sides_as_they_were(
     error = capsys.readouterr().err
     assert error.startswith(f"hfft: --repo_id: '{run}' was not pushed to '{repo_id}': {reason}")
     quoted = f"'{repo_id}'" if " " in repo_id else repo_id
-    command = f"hfft push --model {run} --repo_id {quoted} --private --token YOUR_TOKEN --commit_message 'a b'."
+    command = f"hfft push --model {run} --repo_id {quoted} --private --token YOUR_TOKEN --commit_message 'a b'"
     assert error.endswith(f"The model stays in '{run}'. To try again: {command}\n")
     assert error.count("\n") == 1
     assert TOKEN not in error
@@ -191,7 +192,7 @@ def test_a_run_pushes_its_finished_model(hub: Hub, tiny_bert, text_folder, tmp_p
 
 
 def test_a_run_whose_push_fails_is_complete(hub: Hub, tiny_bert, text_folder, tmp_path: Path, capsys):
-    hub.refuse = {"/lfs/": 403}
+    hub.refuse = {"PUT /lfs/": 403}
     out = tmp_path / "out"
     assert main(train(tiny_bert, text_folder, out)) == 2
     error = capsys.readouterr().err
@@ -200,7 +201,7 @@ def test_a_run_whose_push_fails_is_complete(hub: Hub, tiny_bert, text_folder, tm
     assert {path.name for path in out.iterdir() if path.is_file()} == FILES | KEPT_BACK
     assert "test_accuracy" in json.loads((out / "metrics.json").read_text())
     hub.refuse = {}
-    assert main(["push", *error.strip().removesuffix(".").split("hfft push ")[1].replace("'", "").split()[:4]]) == 0
+    assert main(["push", *shlex.split(error.split("hfft push ")[1])]) == 0
     assert set(hub.files["me/out", "main"]) == FILES
 
 
