@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import ModelCard
 
+import hfft
 from hfft import ModelArguments
 from hfft.base_model import BaseModel
 
@@ -97,3 +100,18 @@ def test_a_model_of_the_hub(tmp_path: Path, monkeypatch):
 def test_offline_nothing_is_asked(monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: pytest.fail("the Hub was asked"))
     assert BaseModel.of(ModelArguments(model="owner/never-seen")) == BaseModel("owner/never-seen", "owner/never-seen")
+
+
+def test_a_run_tells_of_it_before_it_trains_and_its_card_repeats_it(tiny_bert, text_folder, tmp_path: Path, capsys):
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(tiny_bert, model)
+    (model / "README.md").write_text("---\nlicense: cc-by-nc-4.0\nlanguage: en\nbase_model: owner/first\n---\n")
+    hfft.finetune(model=str(model), data=str(text_folder), output_dir=str(out), max_steps=1, logging_steps=1)
+    told = "The base model 'model' is under cc-by-nc-4.0, which forbids commercial use of what is trained from it."
+    printed = capsys.readouterr().out
+    assert printed.count(told) == 1
+    assert printed.index(told) < printed.index("validation loss")
+    card = ModelCard.load(out / "README.md")
+    assert f"**Licence:** {told}" in card.text
+    assert (card.data.license, card.data.language, card.data.base_model) == ("cc-by-nc-4.0", ["en"], "owner/first")
+    assert str(tmp_path) not in (out / "README.md").read_text()

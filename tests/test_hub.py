@@ -96,8 +96,16 @@ def test_pushing_again_replaces_what_is_there(hub: Hub, run: Path):
         ({}, "others/words", "the token may not write there (403): You don't have the rights to create a model"),
         ({"/commit/": 403}, "me/words", "the token may not write there (403)"),
         ({"/preupload/": 404}, "me/words", "there is no such repository or revision"),
-        ({"PUT /lfs/": 403}, "me/words", "Error while uploading 'model.safetensors' to the Hub: the token may not write"),
-        ({"PUT /lfs/": 0}, "me/words", "Error while uploading 'model.safetensors' to the Hub: the Hub cannot be reached"),
+        (
+            {"PUT /lfs/": 403},
+            "me/words",
+            "Error while uploading 'model.safetensors' to the Hub: the token may not write",
+        ),
+        (
+            {"PUT /lfs/": 0},
+            "me/words",
+            "Error while uploading 'model.safetensors' to the Hub: the Hub cannot be reached",
+        ),
         ({"/api/repos/create": 0}, "me/words", "the Hub cannot be reached"),
         ({}, "me/wo rds", "Repo id must use alphanumeric"),
     ],
@@ -126,10 +134,10 @@ def test_a_push_that_fails_leaves_both_sides_as_they_were(
 def test_without_network_or_token_nothing_is_asked(hub: Hub, run: Path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        with pytest.raises(hfft.UserError, match="HF_HUB_OFFLINE is set. The model stays in"):
+        with pytest.raises(hfft.UserError, match=r"HF_HUB_OFFLINE is set\. The model stays in"):
             hfft.push(run, "me/words")
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(hfft.UserError, match="there is no token. Log in with `hf auth login`, or set HF_TOKEN"):
+    with pytest.raises(hfft.UserError, match=r"there is no token\. Log in with `hf auth login`, or set HF_TOKEN"):
         hfft.push(run, "me/words")
     assert hub.asked == []
 
