@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hfft.callbacks import GradualUnfreezing
     from hfft.checking import check
     from hfft.errors import UserError
+    from hfft.exporting import export
     from hfft.finetuning import FineTuneResult, finetune
     from hfft.freezing import UnfreezeSchedule
     from hfft.hub import push
@@ -46,6 +47,7 @@ _MODULE_OF = {
     "UserError": "errors",
     "check": "checking",
     "evaluate": "inference",
+    "export": "exporting",
     "finetune": "finetuning",
     "layerwise_optimizer": "optim",
     "layerwise_param_groups": "optim",
@@ -75,6 +77,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "UserError",
     "check",
     "evaluate",
+    "export",
     "finetune",
     "layerwise_optimizer",
     "layerwise_param_groups",

@@ -144,6 +144,22 @@ def _push(argv: Sequence[str]) -> int:
     return DONE
 
 
+def _export(argv: Sequence[str]) -> int:
+    """Write a fine-tuned model for timm, or as ONNX."""
+    parser = _Parser(prog="hfft export", description=_export.__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--model", required=True, help="Folder that `hfft train` wrote, or a Hub id.")
+    parser.add_argument("--format", required=True, help="timm (of timm's architectures alone) or onnx.")
+    parser.add_argument("--output", required=True, metavar="FOLDER|F.onnx", help="What is written.")
+    parser.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
+    parser.add_argument("--trust_remote_code", action="store_true", help="Run the code that a repository brings along.")
+    given = _parse(parser, argv)
+    from hfft.exporting import export
+
+    difference = export(**given)
+    make_console().print(f"Exported: {given['output']}; its logits differ from the model's by {difference:.1e} at most")
+    return DONE
+
+
 def _layers(argv: Sequence[str]) -> int:
     """Show the layers of a model, and the rate and time at which each would train."""
     parser = _Parser(prog="hfft layers", description=_layers.__doc__, argument_default=argparse.SUPPRESS)
@@ -209,6 +225,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "export": _export,
     "push": _push,
     "check": _check,
     "layers": _layers,

@@ -217,6 +217,13 @@ class Task(ABC):
     def describe(self, example: Example) -> str:
         """Return one line that shows an example to a person: a path, a text."""
 
+    def specimens(self) -> list[Mapping[str, Any]]:
+        """Return raw inputs of three examples made up, the last of another length where lengths differ.
+
+        An exported model is tried on them; a task without any cannot be exported.
+        """
+        return []
+
     def from_file(self, path: str) -> dict[str, Any]:
         """Return the raw inputs of an example that is a file (needed where ``file_suffixes`` is not empty)."""
         return {self.inputs[0].role: path}
