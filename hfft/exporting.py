@@ -140,6 +140,10 @@ def _write_timm(classifier: Classifier, folder: Path, batches: list[Batch]) -> A
         model_args=config.model_args,
         safe_serialization=True,
     )
+    file = folder / "config.json"
+    settings = json.loads(file.read_text("utf-8"))
+    settings.get("model_args", {}).pop("num_classes", None)  # it stands above, and transformers takes no second one
+    file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
     exported = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
     def answer(batch: Batch) -> np.ndarray:
