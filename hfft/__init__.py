@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from hfft.comparing import Comparison, compare
     from hfft.cross_validation import CrossValidationResult, cross_validate
     from hfft.errors import UserError
+    from hfft.exporting import export
     from hfft.finetuning import FineTuneResult, finetune
     from hfft.freezing import UnfreezeSchedule
+    from hfft.hub import push
     from hfft.inference import EvaluationResult, evaluate
     from hfft.layers import LayerGroup, LayerStack
     from hfft.optim import layerwise_optimizer, layerwise_param_groups
@@ -52,6 +54,7 @@ _MODULE_OF = {
     "compare": "comparing",
     "cross_validate": "cross_validation",
     "evaluate": "inference",
+    "export": "exporting",
     "finetune": "finetuning",
     "layerwise_optimizer": "optim",
     "layerwise_param_groups": "optim",
@@ -60,6 +63,7 @@ _MODULE_OF = {
     "load_strategy": "strategies",
     "load_task": "task",
     "predict": "prediction",
+    "push": "hub",
 }
 
 __all__ = [  # noqa: RUF022 (the version stands last)
@@ -84,6 +88,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "compare",
     "cross_validate",
     "evaluate",
+    "export",
     "finetune",
     "layerwise_optimizer",
     "layerwise_param_groups",
@@ -92,6 +97,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "load_strategy",
     "load_task",
     "predict",
+    "push",
     "__version__",
 ]
 

@@ -172,6 +172,44 @@ def _check(argv: Sequence[str]) -> int:
     return REFUSED if result.findings.refused else DONE
 
 
+def _push(argv: Sequence[str]) -> int:
+    """Upload a fine-tuned model to the Hub."""
+    parser = _Parser(prog="hfft push", description=_push.__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--model", required=True, metavar="FOLDER", help="Folder that `hfft train` wrote.")
+    parser.add_argument("--repo_id", required=True, help="owner/name on the Hub; made where there is none.")
+    parser.add_argument("--private", action="store_true", help="Make a private repository where there is none.")
+    parser.add_argument("--token", help="That may write (default: that of `hf auth login`, or HF_TOKEN).")
+    parser.add_argument("--revision", help="Branch to push to, made where there is none (default: main).")
+    parser.add_argument("--commit_message", help="First line of the commit.")
+    parser.add_argument(
+        "--include_report", action="store_true", help="Also report.html, which names files of your data, and metrics."
+    )
+    parser.add_argument(
+        "--include_predictions", action="store_true", help="Also predictions.parquet, which holds your test inputs."
+    )
+    given = _parse(parser, argv)
+    from hfft.hub import push
+
+    make_console().print(f"Pushed: {push(**given)}")
+    return DONE
+
+
+def _export(argv: Sequence[str]) -> int:
+    """Write a fine-tuned model for timm, or as ONNX."""
+    parser = _Parser(prog="hfft export", description=_export.__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--model", required=True, help="Folder that `hfft train` wrote, or a Hub id.")
+    parser.add_argument("--format", required=True, help="timm (of timm's architectures alone) or onnx.")
+    parser.add_argument("--output", required=True, metavar="FOLDER|F.onnx", help="What is written.")
+    parser.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
+    parser.add_argument("--trust_remote_code", action="store_true", help="Run the code that a repository brings along.")
+    given = _parse(parser, argv)
+    from hfft.exporting import export
+
+    difference = export(**given)
+    make_console().print(f"Exported: {given['output']}; its logits differ from the model's by {difference:.1e} at most")
+    return DONE
+
+
 def _layers(argv: Sequence[str]) -> int:
     """Show the layers of a model, and the rate and time at which each would train."""
     parser = _Parser(prog="hfft layers", description=_layers.__doc__, argument_default=argparse.SUPPRESS)
@@ -239,6 +277,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "compare": _compare,
+    "export": _export,
+    "push": _push,
     "check": _check,
     "layers": _layers,
     "tasks": _tasks,

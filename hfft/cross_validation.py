@@ -140,6 +140,8 @@ def _cross_validate(
 ) -> CrossValidationResult:
     model_arguments, data_arguments, chosen = split_settings(settings)
     args = training_arguments(chosen)
+    if args.push_to_hub:
+        raise UserError("push_to_hub has no place in cross-validation, which keeps no model to be pushed.")
     folder = Path(str(args.output_dir))
     console = make_console() if ranks.rank == 0 else Console(quiet=True)
     if ranks.rank == 0:

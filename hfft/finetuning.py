@@ -15,6 +15,7 @@ from transformers import EvalPrediction, PrinterCallback, ProgressCallback, set_
 
 from hfft import output
 from hfft.arguments import ModelArguments
+from hfft.base_model import BaseModel
 from hfft.caching import Cache, cache_folder
 from hfft.callbacks.interruption import StopOnSignal
 from hfft.callbacks.live_report import LiveReport
@@ -29,6 +30,7 @@ from hfft.failures import computing, writing
 from hfft.features.start import AUTO, MODEL, Start, start_from
 from hfft.findings import reference_text
 from hfft.gathering import distances, report_progress, show_examples
+from hfft.hub import require_login
 from hfft.launching import is_sharded, is_zero3
 from hfft.layers import LayerStack
 from hfft.loading import load_config
@@ -102,6 +104,8 @@ def require_settings(settings: dict[str, Any]) -> dict[str, Any]:
     if is_first_process():  # the others may look only after it has begun to write
         inputs = (model_arguments.model, data_arguments.data)
         output.require_free(Path(str(args.output_dir)), resume=args.resume, overwrite=args.overwrite, inputs=inputs)
+        if args.push_to_hub:
+            require_login(args.hub_token)
     # where nothing is chosen on it every example may help to solve the head
     return settings if args.chooses else {"validation_size": 0.0, **settings}
 
@@ -130,9 +134,13 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     parameters = sum(parameter.numel() for parameter in loaded.parameters())
     console.print(f"Model: {model_arguments.model}, {parameters / 1e6:.2f} million parameters")
 
+    base = BaseModel.of(model_arguments)
+    if (restriction := base.restriction()) is not None:
+        console.print(f"  {restriction}")
+
     again = rerunnable(settings, task, labelled, chosen, args)
     usage = labelled.target.usage(task.usage)
-    record = RunRecord(again, task.name, labelled.target, labelled.counts(), labelled.notes, usage)
+    record = RunRecord(again, task.name, labelled.target, labelled.counts(), labelled.notes, usage, base=base)
     record.data_report = labelled.report(task.name)
     checkpoint = _checkpoint(record, folder, args, console)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
@@ -158,7 +166,8 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     with computing(_SMALLER_BATCHES):
         _finish(trainer, task, labelled, record, console)
     with writing(folder, "the model"):
-        trainer.save_model(str(folder))  # before anything that could fail: nothing trained is lost
+        # the push is at the end
+        trainer.save_model(str(folder), _internal_call=True)  # before anything that could fail: nothing trained is lost
     if is_first_process():
         output.discard(folder)
 
@@ -177,6 +186,8 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     print_metrics(console, record.headline_rows(), title, record.target.baseline_name)
     print_per_class(console, record.details)
     console.print(f"Model, report and predictions: {folder}")
+    if args.push_to_hub and trainer.is_world_process_zero():  # the last step: whatever fails, the run is complete
+        console.print(f"Pushed: {trainer.push_folder(folder)}")
     return FineTuneResult(record.metrics, str(folder), trainer, record)
 
 

@@ -20,6 +20,7 @@ from hfft.record import (
     DATA_FILE,
     FOLDS,
     METRICS_FILE,
+    MODEL_FILES,
     PREDICTIONS_FILE,
     REPORT_FILE,
     RUN_FILE,
@@ -29,17 +30,11 @@ from hfft.targets import Target
 
 ASIDE = ".replaced"  # where an old run waits until the new model is saved
 
-_MODEL = (
-    *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-    *("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
-    *("spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
-)
 # What a run writes to the top of its folder, and --overwrite replaces. Anything else there is left alone.
 _PRODUCTS = (
+    *MODEL_FILES,
     *(RUN_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE),
     *(CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS),
-    *_MODEL,
 )
 # A checkpoint belongs to these; another value would train another model from its weights.
 _FIXED_ON_RESUME = (
@@ -102,7 +97,7 @@ def is_run(folder: Path) -> bool:
 
 def drop_model(folder: Path) -> None:
     """Delete model, card and checkpoints of a run of which only the figures are wanted."""
-    for path in [path for pattern in (*_MODEL, CARD_FILE) for path in folder.glob(pattern)]:
+    for path in [path for pattern in (*MODEL_FILES, CARD_FILE) for path in folder.glob(pattern)]:
         path.unlink()
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)

@@ -64,7 +64,7 @@ def model_file(arguments: ModelArguments, name: str) -> Path | None:
         cached = try_to_load_from_cache(model, name, revision=arguments.revision)
         if isinstance(cached, str):
             return Path(cached)
-        if not _hub_answers(model, arguments.revision):
+        if hub_info(model, arguments.revision) is None:
             return None
         return Path(hf_hub_download(model, name, revision=arguments.revision))
     except Exception:  # of several libraries; the file is wanted for a warning alone
@@ -72,18 +72,26 @@ def model_file(arguments: ModelArguments, name: str) -> Path | None:
 
 
 @cache
-def _hub_answers(model: str, revision: str | None) -> bool:
-    """Ask once: a download is tried six times over half a minute, also where there is no network."""
+def hub_info(model: str, revision: str | None) -> Any:
+    """Return the Hub's ``ModelInfo``, or ``None`` where it does not answer.
+
+    It is asked once: a download is tried six times over half a minute, also where there is no network.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.constants import is_offline_mode
 
     if is_offline_mode():
-        return False
+        return None
     try:
-        HfApi().model_info(model, revision=revision, timeout=10.0)
+        return HfApi().model_info(model, revision=revision, timeout=10.0)
     except Exception:  # of several libraries
-        return False
-    return True
+        return None
+
+
+def last_part(value: Any) -> str:
+    """Return a Hub id whole, and of a local path only the name, as in what is made to be shared."""
+    text = str(value)
+    return Path(text).resolve().name if Path(text).exists() else text
 
 
 def model_settings(arguments: ModelArguments, name: str) -> dict[str, Any]:

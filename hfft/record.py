@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from hfft.base_model import BaseModel
 from hfft.evaluation.summary import metric_rows
 from hfft.targets import Target
 
@@ -25,6 +26,17 @@ REPORT_FILE = "report.html"
 CROSSVAL_FILE = "crossval.json"
 CROSSVAL_SETTINGS = "crossval.yaml"
 FOLDS = "folds"  # where the runs of the folds stand
+PLACEHOLDER = "THIS_FOLDER_OR_REPOSITORY"  # in the card, where the model is named; a push writes the repository there
+
+# What transformers writes of a model, in patterns of file names: weights, configuration, processor.
+MODEL_FILES = (
+    *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *("adapter_config.json", "adapter_model.safetensors"),
+    *("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "dict.txt"),
+    *("spiece.model", "spm.model", "spm_char.model", "sentencepiece.model", "sentencepiece.bpe.model"),
+    *("tokenizer.model", "prophetnet.tokenizer", "entity_vocab.json", "emoji.json", "byte_maps.json"),
+)
 
 _PACKAGES = ("hfft", "torch", "transformers", "timm", "accelerate", "datasets", "scikit-learn")
 
@@ -56,6 +68,7 @@ class RunRecord:
         notes: what was decided on the way, a sentence each.
         usage: how a ``pipeline`` is asked.
         data_report: what was found wrong or odd in the data, and every example that was left out.
+        base: what is known of the pretrained model.
         layers: the layer groups with parameters and learning rate, input first.
         thaws: layer group -> the epoch at which it thaws, with gradual unfreezing.
         distances: of each layer group but the head ``name`` and ``distance`` from the pretrained weights, relative.
@@ -80,6 +93,7 @@ class RunRecord:
     notes: list[str] = field(default_factory=list)
     usage: str = ""
     data_report: dict[str, Any] = field(default_factory=dict)
+    base: BaseModel = field(default_factory=BaseModel)
     layers: list[dict[str, Any]] = field(default_factory=list)
     thaws: dict[str, float] = field(default_factory=dict)
     distances: list[dict[str, Any]] = field(default_factory=list)

@@ -114,8 +114,13 @@ def rerunnable(
     for name in ("data", "model"):
         if name in merged and Path(merged[name]).exists():
             merged[name] = Path(merged[name]).absolute()
-    merged = {name: _plain(value) for name, value in merged.items()}
-    return {name: value for name, value in merged.items() if name not in ("resume", "overwrite") and value is not None}
+    merged = {name: _plain(value) for name, value in merged.items() if not _is_of_once(name)}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def _is_of_once(name: str) -> bool:
+    """Say whether a setting belongs to this one start of a run: a run made again is not to be pushed over the first."""
+    return name in ("resume", "overwrite", "push_to_hub") or name.startswith("hub_")  # a token among them
 
 
 def _plain(value: Any) -> Any:

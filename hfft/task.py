@@ -221,6 +221,13 @@ class Task(ABC):
         """Return a small JPEG of an example that is seen better than read, for the report."""
         return None
 
+    def specimens(self) -> list[Mapping[str, Any]]:
+        """Return raw inputs of three examples made up, the last of another length where lengths differ.
+
+        An exported model is tried on them; a task without any cannot be exported.
+        """
+        return []
+
     def from_file(self, path: str) -> dict[str, Any]:
         """Return the raw inputs of an example that is a file (needed where ``file_suffixes`` is not empty)."""
         return {self.inputs[0].role: path}

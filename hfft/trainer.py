@@ -34,6 +34,7 @@ from hfft.optim import layerwise_optimizer, schedule_factor
 from hfft.optim.factory import IN_TRANSFORMERS, optimizer_of_arguments
 from hfft.optim.schedules import SCHEDULES
 from hfft.precision import suited_attention
+from hfft.pushing import ModelPushes
 from hfft.sampling import EpochOfSampler, GlobalBatchSampler
 from hfft.steps import GuardedSteps
 from hfft.strategies import load_strategy
@@ -43,7 +44,7 @@ _PREPARED = "_is_accelerate_prepared"
 _SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
-class FineTuningTrainer(GuardedSteps, WholeCheckpoints):
+class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
     """A Trainer that reads :class:`FineTuningArguments`; everything else is the Trainer's own.
 
     Args:

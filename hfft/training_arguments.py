@@ -36,7 +36,6 @@ REPLACED = {
     "resume_from_checkpoint": "use resume",
     "remove_unused_columns": "hfft's collators need the raw columns",
     "label_names": "the label column is chosen with label_column",
-    "push_to_hub": "push the finished folder, so that predictions and report, which hold your data, stay at home",
     "use_liger_kernel": "hfft does not patch models",
     "debug": "--debug shows tracebacks here",
     "prediction_loss_only": "hfft reports metrics",
@@ -258,6 +257,14 @@ class FineTuningArguments(TrainingArguments):
     metric_for_best_model: str | None = field(
         default="loss", metadata={"help": "Validation metric that decides which checkpoint is best."}
     )
+    push_to_hub: bool = field(
+        default=False,
+        metadata={
+            "help": "Push the finished model with its card to the Hub, as `hfft push` does: to hub_model_id, with "
+            "hub_token, hub_private_repo and hub_revision. Report and predictions stay here."
+        },
+    )
+    hub_strategy: str = field(default="end", metadata={"help": "Always end: what is pushed is the finished model."})
     disable_tqdm: bool | None = field(default=False, metadata={"help": "Show no progress."})
     report_to: str | None = field(default="none", metadata={"help": "Trackers: none, all, tensorboard, wandb, ..."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always false: see hfft's collators."})
@@ -290,6 +297,12 @@ class FineTuningArguments(TrainingArguments):
             require_unfreezable(self)
         elif self.freeze:
             require_plain_checkpointing(self, "freeze")
+        pushes = str(getattr(self.hub_strategy, "value", self.hub_strategy))
+        if self.push_to_hub and pushes != "end":
+            raise UserError(
+                f"hub_strategy {pushes} has no place here: a checkpoint holds pickles and, with pooling or numbers, a "
+                "model that is not finished. Use end, which pushes the finished model."
+            )
         if not torch.accelerator.is_available():
             # Without this several ranks would each train a model of their own, and report no error.
             self.use_cpu = True

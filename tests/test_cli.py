@@ -170,7 +170,7 @@ def bad(tmp_path: Path, tiny_bert: Path, tiny_timm: Path, image_folder: Path, te
         ("--model {bert} --data {texts} --max_length 4000", "--max_length: the model reads at most 48"),
         ("--model {bert} --data {texts} --augment strong", "--augment: text-classification knows none"),
         ("--model {bert} --data {texts} --optim galore_adamw", "optim"),
-        ("--model {bert} --data {texts} --push_to_hub", "push_to_hub"),
+        ("--model {bert} --data {texts} --push_to_hub", "push_to_hub: HF_HUB_OFFLINE is set."),
         ("--model {bert} --data {texts} --metric_for_best_model acuracy", "metric_for_best_model"),
         ("--model {bert} --data {texts} stray", "'stray' belongs to no flag"),
         ("--model {tmp}/no-weights --data {texts}", "has no weights"),

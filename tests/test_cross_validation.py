@@ -181,6 +181,7 @@ def test_a_fold_that_fails_is_named(settings, tmp_path, monkeypatch):
         ({"repeats": 0}, "repeats must be at least 1"),
         ({"strategy": "linear-prob"}, "no strategy 'linear-prob'"),
         ({"data": "nowhere"}, "no file or folder 'nowhere'"),
+        ({"push_to_hub": True}, "push_to_hub has no place"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_a_folder_is_made(options, message, settings, tmp_path):

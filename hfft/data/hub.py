@@ -18,8 +18,15 @@ _SECONDS = 10.0
 
 def is_hub_id(data: str) -> bool:
     """Say whether ``data`` can only be meant as ``owner/name[:config][@revision]``: no path begins as it does."""
+    return hub_parts(data) is not None
+
+
+def hub_parts(data: str) -> dict[str, Any] | None:
+    """Return ``repo``, ``config`` and ``revision`` of what :func:`is_hub_id`, and ``None`` of anything else."""
     match = _ID.fullmatch(data)
-    return match is not None and not data.startswith(".") and not Path(data.split("/")[0]).exists()
+    if match is None or data.startswith(".") or Path(data.split("/")[0]).exists():
+        return None
+    return match.groupdict()
 
 
 def read_hub(data: str, cache_dir: str | None) -> dict[str, Dataset]:

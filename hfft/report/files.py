@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 import shlex
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hfft.record import CARD_FILE, REPORT_FILE, RUN_FILE, RunRecord
+from hfft.data.hub import hub_parts
+from hfft.paths import last_part
+from hfft.record import CARD_FILE, PLACEHOLDER, REPORT_FILE, RUN_FILE, RunRecord
 from hfft.report.view import view_of
 from hfft.terminal import figure
+
+_NO_RECIPE = ("model", "data", "output_dir", "cache_dir", "task", "logging_dir", "run_name", "project")
 
 
 def write_report(record: RunRecord, folder: Path) -> Path:
@@ -32,33 +37,49 @@ def write_card(record: RunRecord, folder: Path) -> Path:
 
 
 def card_metadata(record: RunRecord) -> dict[str, Any]:
-    """Return the card's metadata: library, task, base model and test metrics as a model index."""
+    """Return the card's metadata: licence, task, base model, data and test metrics as a model index."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    model = str(record.settings.get("model"))
-    is_local = Path(model).exists()
-    data = record.settings.get("data")
-    data_name = Path(data).name if isinstance(data, str) else "custom"
+    base, model, data = record.base, str(record.settings.get("model")), record.settings.get("data")
+    hub_data = hub_parts(data) if isinstance(data, str) else None
+    data_name = hub_data["repo"] if hub_data else _data_name(record)
+    rows = [row for row in record.rows() if math.isfinite(row["value"])]  # JSON has no other numbers
     results = [
         EvalResult(
             task_type=record.task,
             dataset_type=data_name,
             dataset_name=data_name,
+            dataset_config=hub_data["config"] if hub_data else None,
+            dataset_revision=hub_data["revision"] if hub_data else None,
             dataset_split="test",
             metric_type=row["name"],
-            metric_value=row["value"],
+            metric_name=_with_interval(row),
+            metric_value=float(row["value"]),
         )
-        for row in record.rows()
+        for row in rows
     ]
     return ModelCardData(
+        license=base.license,
+        license_name=base.license_name,
+        license_link=base.license_link,
+        language=list(base.languages) or None,
         library_name="transformers",
         pipeline_tag=record.task,
-        base_model=None if is_local else model,
+        base_model=base.hub_id or (None if Path(model).exists() else model),
+        datasets=[data_name] if hub_data else None,
         tags=["hfft", "generated_from_trainer"],
-        metrics=[row["name"] for row in record.rows()],
+        metrics=[row["name"] for row in rows],
         model_name=_title(record),
         eval_results=results,
     ).to_dict()
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    """Name a metric as the Hub shows it; its metadata have no field for an interval."""
+    name = row["name"].replace("_", " ")
+    if row["low"] is None or not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
+        return name
+    return f"{name} (95 % interval {figure(row['low'], 4)} to {figure(row['high'], 4)})"
 
 
 def _render(template: str, record: RunRecord, *, autoescape: bool) -> str:
@@ -79,8 +100,12 @@ def _render(template: str, record: RunRecord, *, autoescape: bool) -> str:
         title=_title(record),
         target=record.target,
         counted=list(next(iter(record.counts.values()))),
-        model_name=_last_part(record.settings.get("model")),
-        data_name=_last_part(record.settings.get("data")),
+        model_name=last_part(record.settings.get("model")),
+        data_name=_data_name(record),
+        findings=record.data_report.get("findings"),
+        notes=_notes(record),
+        recipe=_recipe(record.settings),
+        placeholder=PLACEHOLDER,
         epochs=_epochs(record.history),
         run_yaml=yaml.safe_dump(record.settings, sort_keys=False, allow_unicode=True),
         command=f"hfft train --config {shlex.quote(RUN_FILE)} --output_dir ANOTHER_FOLDER",
@@ -101,10 +126,27 @@ def _title(record: RunRecord) -> str:
     return Path(str(record.settings["output_dir"])).resolve().name
 
 
-def _last_part(value: Any) -> str:
-    """Keep a Hub id whole, and of a local path only the name: a card is made to be shared."""
-    text = str(value)
-    return Path(text).resolve().name if Path(text).exists() else text
+def _data_name(record: RunRecord) -> str:
+    data = record.settings.get("data")
+    return last_part(data) if isinstance(data, str) else "data in memory"
+
+
+def _notes(record: RunRecord) -> list[str]:
+    """Return what was decided on the way; what was found in the data names its files, and stays out of a card."""
+    found = {finding["message"] for finding in record.data_report.get("findings", ())}
+    return [note for note in record.notes if note not in found]
+
+
+def _recipe(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that say how the model was trained, without the paths of this machine."""
+    shown = {name: value for name, value in settings.items() if name not in _NO_RECIPE}
+    return {name: _without_paths(value) for name, value in shown.items()}
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_paths(each) for each in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _amount(value: float) -> str:

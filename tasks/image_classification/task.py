@@ -102,6 +102,14 @@ class ImageClassification(Task):
         picture.save(stream, "JPEG", quality=80)
         return stream.getvalue()
 
+    def specimens(self) -> list[Mapping[str, Any]]:
+        """Pictures of noise."""
+        import numpy as np
+        from PIL import Image
+
+        noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+        return [{"image": Image.fromarray(pixels)} for pixels in noise]
+
     def describe(self, example: Example) -> str:
         """The path, where there is one."""
         image = example["image"]

@@ -123,6 +123,10 @@ class TextClassification(Task):
 
         return folded(model)
 
+    def specimens(self) -> list[Mapping[str, Any]]:
+        """Texts of different lengths."""
+        return [{"text": "one text"}, {"text": "another"}, {"text": "a text of a few more words than the others have"}]
+
     def describe(self, example: Example) -> str:
         """The text, or both texts of a pair."""
         texts = [str(example[role]) for role in ("text", "text_pair") if role in example]

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hfft.base_model import BaseModel
 from hfft.evaluation import summarize
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
@@ -75,3 +76,75 @@ def test_a_local_model_s_path_stays_at_home(record, tmp_path: Path):
     text = write_card(record, tmp_path).read_text("utf-8")
     assert "private" not in text
     assert "base_model" not in text
+
+
+def test_the_card_s_metadata_say_all_that_the_hub_reads(record, tmp_path: Path):
+    record.settings |= {"model": "owner/name", "data": "owner/photos:small@v1"}
+    record.base = BaseModel("owner/name", "owner/name", "other", "acme", "https://acme.example", ("en",))
+    data = ModelCard.load(write_card(record, tmp_path)).data
+    assert ModelCardData(**data.to_dict()).to_dict() == data.to_dict()
+    assert (data.license, data.license_name, data.license_link) == ("other", "acme", "https://acme.example")
+    assert (data.library_name, data.language, data.datasets) == ("transformers", ["en"], ["owner/photos"])
+    assert data.metrics == record.metric_names
+    assert data.model_name == "mine"
+    result = next(result for result in data.eval_results if result.metric_type == "accuracy")
+    assert isinstance(result, EvalResult)
+    assert (result.dataset_type, result.dataset_config, result.dataset_revision) == ("owner/photos", "small", "v1")
+    assert (result.task_type, result.dataset_split) == ("text-classification", "test")
+    low, high = (record.metrics[f"test_accuracy_ci_{end}"] for end in ("low", "high"))
+    assert result.metric_name == f"accuracy (95 % interval {low:.4f} to {high:.4f})"
+
+
+def test_a_metric_that_is_no_number_stays_out_of_the_metadata(record, tmp_path: Path):
+    record.metrics["test_log_loss"] = float("nan")
+    data = ModelCard.load(write_card(record, tmp_path)).data
+    assert [result.metric_type for result in data.eval_results] == ["accuracy"]
+    assert data.metrics == ["accuracy"]
+
+
+@pytest.mark.parametrize("name", [EVIL, "a: b", "--- x", "!!python/object x", "{x", "'", "x\n---\ny", "über"])
+def test_names_that_yaml_would_take_for_more_come_back_as_they_are(record, tmp_path: Path, name: str):
+    record.settings |= {"data": name}
+    card = ModelCard.load(write_card(record, tmp_path))
+    assert card.data.eval_results[0].dataset_name == name
+    assert "## Results on the test split" in card.text
+
+
+def test_the_card_repeats_the_licence_s_limits(record, tmp_path: Path):
+    record.base = BaseModel("owner/name", "owner/name", "cc-by-nc-4.0")
+    card = ModelCard.load(write_card(record, tmp_path))
+    assert f"**Licence:** {record.base.restriction()}".replace("_", r"\_") in card.text
+    record.base = BaseModel("owner/name", "owner/name", "mit")
+    assert "**Licence:**" not in ModelCard.load(write_card(record, tmp_path)).text
+
+
+def found(check: str, count: int, split: str = "train") -> dict[str, object]:
+    message = f"{check}: /home/me/patients/jane.png"
+    return {"check": check, "severity": "warning", "message": message, "split": split, "count": count}
+
+
+def test_the_card_counts_what_was_found_and_names_no_file(record, tmp_path: Path):
+    findings = [found("leak into test", 3), found("repeated input", 2), found("leak into test", 1, "validation")]
+    record.data_report = {"findings": findings}
+    record.notes = [*(str(finding["message"]) for finding in findings), "a decision"]
+    record.settings |= {"metrics": ["/home/me/own.py", "f1:average=macro"]}
+    text = write_card(record, tmp_path).read_text("utf-8")
+    assert "- 3 train examples were copies of test examples, and were left out." in text
+    assert "- 1 validation examples were copies of test examples, and were left out." in text
+    assert "| repeated input (warning) | train | 2 |" in text
+    assert "- a decision" in text
+    assert "own.py" in text
+    assert "/home" not in text
+    assert "jane" not in text
+    record.settings["on_problem"] = "warn"
+    assert "stayed in: the figures are too good" in write_card(record, tmp_path).read_text("utf-8")
+    record.data_report = {"findings": []}
+    assert "No copies of test examples were found" in write_card(record, tmp_path).read_text("utf-8")
+
+
+def test_the_card_tells_what_the_figures_say(record, tmp_path: Path):
+    text = write_card(record, tmp_path).read_text("utf-8")
+    assert "They come from 3 test examples, on which nothing was trained and nothing chosen." in text
+    assert "hfft predict --model THIS_FOLDER_OR_REPOSITORY" in text
+    low, high = (f"{record.metrics[f'test_accuracy_ci_{end}']:.4f}" for end in ("low", "high"))
+    assert f"| {low} to {high} |" in text
