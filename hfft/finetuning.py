@@ -27,6 +27,7 @@ from hfft.loading import load_config
 from hfft.optim import layerwise_param_groups
 from hfft.optim.factory import require_optimizer
 from hfft.parsing import split_settings, training_arguments
+from hfft.processes import from_first_process, of_all_processes
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
 from hfft.settling import Measure, measure_function, require_schedule, rerunnable, settle, task_defaults
@@ -87,6 +88,8 @@ def finetune(
         # nothing is chosen on it: every example may help to solve the head
         data_arguments.validation_size = settings["validation_size"] = 0.0
     task, labelled = _read(data_arguments, args.seed, console)
+    if args.world_size > 1:
+        _require_same_examples(labelled)
     chosen = {**task_defaults(task, chosen), **chosen}
     args = training_arguments(chosen)
     measure = measure_function(labelled.target, args)
@@ -151,6 +154,18 @@ def _read(arguments: DataArguments, seed: int, console: Console) -> tuple[Task, 
     for note in labelled.notes:
         console.print(f"  {note}")
     return task, labelled
+
+
+def _require_same_examples(data: LabelledData) -> None:
+    """Raise :class:`UserError` where processes have read other data, or have left other examples out."""
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+    told = of_all_processes((sizes, data.digest()))
+    differing = [rank for rank, found in enumerate(told) if found != told[0]]
+    if differing:
+        raise UserError(
+            f"--data: process {differing[0]} of {len(told)} has read other examples than process 0: "
+            f"{told[differing[0]][0]}, where that has {told[0][0]}. All machines need the same files."
+        )
 
 
 def _load(task: Task, arguments: ModelArguments, data: LabelledData, console: Console) -> tuple[Any, Any]:
@@ -256,7 +271,7 @@ def _checkpoint(record: RunRecord, folder: Path, args: FineTuningArguments, cons
     """Return the checkpoint to go on from, if there is one and it belongs to this run."""
     if not args.resume:
         return None
-    checkpoint, skipped = newest_whole(folder)
+    checkpoint, skipped = from_first_process(newest_whole(folder))
     if skipped:
         console.print(f"Passed over: {listed(skipped)}.")
     if checkpoint is not None and is_first_process():
@@ -331,7 +346,7 @@ def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: 
 
     has_validation = "validation" in data.splits
     model = trainer.accelerator.unwrap_model(trainer.model)
-    record.target, told = data.target.finish(model, predict if has_validation else None)
+    record.target, told = from_first_process(data.target.finish(model, predict if has_validation else None))
     _note(record.notes, told, console)
 
 

@@ -33,6 +33,7 @@ from hfft.optim import layerwise_optimizer, schedule_factor
 from hfft.optim.factory import IN_TRANSFORMERS, optimizer_of_arguments
 from hfft.optim.schedules import SCHEDULES
 from hfft.precision import suited_attention
+from hfft.processes import from_first_process
 from hfft.sampling import EpochOfSampler, GlobalBatchSampler
 from hfft.strategies import load_strategy
 from hfft.training_arguments import FineTuningArguments, schedule_name
@@ -138,6 +139,20 @@ class FineTuningTrainer(WholeCheckpoints):
         with self._prefix.starting_point(rows, inputs):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Evaluate as the Trainer does, with the loss of exactly these examples, and the same metrics on all processes.
+
+        The Trainer's own loss counts the examples that fill up the last batches of several processes. Metrics decide
+        when training stops and which checkpoint ships.
+        """
+        found = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        name = f"{metric_key_prefix}_loss"
+        if self._objective is not None and name in found.metrics and found.predictions is not None:
+            logits = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
+            tensors = (torch.as_tensor(logits).float(), torch.as_tensor(found.label_ids))
+            found.metrics[name] = float(self._objective(*tensors, None, 0.0))
+        return found._replace(metrics=from_first_process(found.metrics))
+
     def get_train_dataloader(self) -> DataLoader:
         """Return micro-batches of this rank, such that the examples of a step depend on the global batch size alone."""
         data: Any = self.train_dataset
@@ -158,10 +173,11 @@ class FineTuningTrainer(WholeCheckpoints):
         )
         if isinstance(data, datasets.Dataset):
             data = self._remove_unused_columns(data, description="training")
-        collate = self.data_collator
         if self._cache is not None:
             self._encoded, self._steps_per_epoch = Views(data, sampler.views or 1), sampler.steps_per_epoch
-            data, collate = NumberedRows(data), NumberedCollator(collate)
+        collate = self.data_collator
+        if self._cache is not None or self.args.world_size > 1:
+            data, collate = NumberedRows(data), NumberedCollator(collate, ignores=self._objective is not None)
         loader = DataLoader(
             data,
             batch_sampler=sampler,

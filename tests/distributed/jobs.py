@@ -1,0 +1,121 @@
+"""Runs of hfft, one after the other in the same processes: what starting them costs is paid once.
+
+``torchrun ... -m tests.distributed.jobs jobs.json`` runs a list of jobs through the command line's own ``main``, and
+writes for each one and each rank what came of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+FACTS = "facts-{}.json"
+
+
+@contextlib.contextmanager
+def watched(facts: dict[str, Any], stop_at: int | None) -> Iterator[None]:
+    """Note what is trained, and send SIGTERM to the last process alone in one of the steps."""
+    from hfft import finetuning
+    from hfft.trainer import FineTuningTrainer
+
+    class Watched(FineTuningTrainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            facts["world_size"] = self.args.world_size
+
+        def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+            facts["wrapped"] = type(model).__name__
+            facts["steps"] = self.state.global_step + 1
+            last = self.args.process_index == self.args.world_size - 1
+            if last and self.state.global_step == stop_at and facts["run"] == 0:
+                signal.raise_signal(signal.SIGTERM)
+            return super().training_step(model, *args, **kwargs)
+
+    finetune = finetuning.finetune
+
+    def noted(**settings: Any) -> Any:
+        result = finetune(**settings)
+        facts["metrics"] = result.metrics
+        facts["notes"] = result.record.notes
+        facts["best"] = result.trainer.state.best_global_step
+        losses = {"loss", "eval_loss", "grad_norm"}
+        facts["losses"] = [entry[name] for entry in result.record.history for name in sorted(losses & entry.keys())]
+        return result
+
+    with (
+        mock.patch.object(finetuning, "FineTuningTrainer", Watched),
+        mock.patch.object(finetuning, "finetune", noted),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def disagreeing() -> Iterator[None]:
+    """Let this process come to decisions of its own: another pooling, another head, other metrics."""
+    from hfft import finetuning
+    from hfft.features import start
+    from hfft.features.heads import LinearHead
+
+    solve, make = start.solve_head, finetuning._make_trainer
+    solved: list[LinearHead] = []
+
+    def solve_otherwise(*args: Any, **kwargs: Any) -> LinearHead:
+        head = solve(*args, **kwargs)
+        solved.append(head)
+        path = tuple(dataclasses.replace(point, loss=10.0 - 3 * len(solved)) for point in head.path)
+        return dataclasses.replace(head, weight=-2 * head.weight, bias=head.bias + 1, path=path)
+
+    def make_with_other_metrics(*args: Any, **kwargs: Any) -> Any:
+        trainer = make(*args, **kwargs)
+        measure = trainer.compute_metrics
+        trainer.compute_metrics = lambda prediction: {name: -value for name, value in measure(prediction).items()}
+        return trainer
+
+    with (
+        mock.patch.object(start, "solve_head", solve_otherwise),
+        mock.patch.object(finetuning, "_make_trainer", make_with_other_metrics),
+    ):
+        yield
+
+
+def run_job(job: dict[str, Any], rank: int) -> None:
+    """Run ``hfft train``, twice where the first run is to be stopped."""
+    from hfft.cli import main
+
+    out = Path(job["settings"]["output_dir"])
+    argv = [text for name, value in job["settings"].items() for text in (f"--{name}", str(value))]
+    facts: dict[str, Any] = {"codes": []}
+    with watched(facts, job["stop_at"]), disagreeing() if job["disagree"] and rank else contextlib.nullcontext():
+        for run in range(1 if job["stop_at"] is None else 2):
+            facts["run"] = run
+            facts["codes"].append(main(["train", *argv, *(["--resume"] if run else [])]))
+            facts["stopped_after"] = facts.get("stopped_after", facts.get("steps"))
+    facts["kept"] = sorted(path.name for path in (Path(job["settings"]["cache_dir"]) / "hfft").glob("*-*"))
+    (out / FACTS.format(rank)).write_text(json.dumps(facts))
+
+
+def run_jobs(file: Path, rank: int) -> None:
+    """Run all jobs of a file; what one of them raises is written beside, and ends the list."""
+    for job in json.loads(file.read_text()):
+        if job["kind"] == "train":
+            run_job(job, rank)
+        else:
+            from tests.distributed import sharded
+
+            sharded.run_job(job, rank)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    run_jobs(Path(sys.argv[1]), int(os.environ["RANK"]))
+    import torch
+
+    torch.distributed.destroy_process_group()
