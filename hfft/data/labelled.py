@@ -75,7 +75,7 @@ class LabelledData:
         return self.target.array(column_values(self.splits[name], LABEL))
 
     def digest(self) -> str:
-        """Return what tells other examples, or the same in another order, from these: file names or rows, and labels."""
+        """Return what tells other examples, or the same in another order, from these: files or rows, and labels."""
         parts: list[bytes | str] = []
         for name, split in self.splits.items():
             places = column_values(split, REFERENCE)

@@ -12,8 +12,8 @@ from tests.conftest import COLOURS, make_sentences, save_timm_model, save_tiny_b
 
 GLOBAL_BATCH = 12
 VALIDATION, TEST = 13, 17  # examples: divisible neither by two nor by three
-SGD = {"optim": "sgd", "learning_rate": 1e-2}
-# with a small epsilon Adam makes whole steps of gradients that are rounding alone (the bias of BERT's keys has no other)
+SGD = {"optim": "sgd", "learning_rate": 0.1}
+# with a smaller epsilon Adam makes whole steps of what is rounding alone, such as the gradient of the bias of keys
 ADAMW = {"optim": "adamw_torch", "learning_rate": 5e-3, "adam_epsilon": 1e-3}
 
 
@@ -29,6 +29,8 @@ class Feature:
         keeps: what the name of an entry of the cache has to begin with.
         stops_early: whether fewer epochs are trained than were asked for.
         trains: whether anything is trained after the solved head.
+        other_files: whether every process but the first finds other files.
+        refused: what the run is refused with, if it is.
     """
 
     settings: dict[str, Any]
@@ -38,9 +40,13 @@ class Feature:
     keeps: str = ""
     stops_early: bool = False
     trains: bool = True
+    other_files: bool = False
+    refused: str = ""
 
 
-_EARLY = {**SGD, "learning_rate": 0.3, "num_train_epochs": 8, "early_stopping_patience": 1}
+_EARLY = {**SGD, "learning_rate": 1.0, "num_train_epochs": 8, "early_stopping_patience": 1}
+# solved first: of outputs that hardly differ rounding decides which is the larger, and so every metric of ranks
+_SEVERAL = {**SGD, "strategy": "lp-ft", "label_delimiter": ";"}
 
 FEATURES = {
     "layer-wise rates (full), SGD": Feature(SGD),
@@ -63,14 +69,23 @@ FEATURES = {
     "SIGTERM and --resume": Feature({**ADAMW, "strategy": "lp-ft"}, stop_at=4),
     "resume between thaws": Feature({**ADAMW, "strategy": "gradual", "num_train_epochs": 4}, stop_at=5),
     "single label, smoothed": Feature({**SGD, "label_smoothing_factor": 0.1}),
-    "multi-label": Feature({**SGD, "label_delimiter": ";"}, data="several"),
-    "multi-label, smoothed": Feature({**SGD, "label_delimiter": ";", "label_smoothing_factor": 0.1}, data="several"),
-    "regression": Feature(SGD, data="numbers"),
+    "multi-label": Feature(_SEVERAL, data="several"),
+    "multi-label, smoothed": Feature({**_SEVERAL, "label_smoothing_factor": 0.1}, data="several"),
+    "regression": Feature({**SGD, "strategy": "lp-ft"}, data="numbers"),
     "bad examples left out": Feature({**SGD, "on_problem": "skip"}, data="bad"),
     "processes that disagree": Feature(
         {**_EARLY, "strategy": "lp-ft", "pooling": "auto", "metric_for_best_model": "log_loss"},
         disagree=True,
         stops_early=True,
+    ),
+    "regression, smoothed": Feature(
+        {**SGD, "label_smoothing_factor": 0.1},
+        data="numbers",
+        refused="label_smoothing_factor has no place in regression",
+    ),
+    "no such data": Feature({**SGD, "data": "nowhere"}, refused="--data: there is no file or folder 'nowhere'"),
+    "other files on one machine": Feature(
+        SGD, other_files=True, refused="--data: process 1 of {ranks} has read other examples than process 0"
     ),
 }
 
@@ -123,6 +138,10 @@ class Material:
         places = {"model": self._model(model), "data": self._data(feature.data, examples)}
         return {**shared, **batches, **{name: str(path) for name, path in places.items()}, **feature.settings}
 
+    def other_data(self) -> Path:
+        """Return texts that are none of the others."""
+        return self._data("texts", GLOBAL_BATCH)
+
     def _model(self, kind: str) -> Path:
         if kind not in self.made:
             # without dropout, for ranks draw other masks than one process
@@ -153,7 +172,9 @@ def make_split(kind: str, folder: Path, split: str, count: int, seed: int) -> No
             write_picture(folder / split / name / f"{index}.png", COLOURS[name], generator)
         return
     # of unlike length, so that batches are drawn by it
-    texts = [(f"{text} {'and this ' * (index % 6)}", name) for index, (text, name) in enumerate(make_sentences(count, seed))]
+    texts = [
+        (f"{text} {'and this ' * (index % 6)}", name) for index, (text, name) in enumerate(make_sentences(count, seed))
+    ]
     if kind == "numbers":
         texts = [(text, f"{len(text) / 7 + generator.normal():.3f}") for text, _ in texts]
     elif kind == "several":

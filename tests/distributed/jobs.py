@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -16,8 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
-
-FACTS = "facts-{}.json"
 
 
 @contextlib.contextmanager
@@ -46,7 +45,7 @@ def watched(facts: dict[str, Any], stop_at: int | None) -> Iterator[None]:
         facts["metrics"] = result.metrics
         facts["notes"] = result.record.notes
         facts["best"] = result.trainer.state.best_global_step
-        losses = {"loss", "eval_loss", "grad_norm"}
+        losses = {"loss", "eval_loss"}
         facts["losses"] = [entry[name] for entry in result.record.history for name in sorted(losses & entry.keys())]
         return result
 
@@ -87,19 +86,34 @@ def disagreeing() -> Iterator[None]:
 
 
 def run_job(job: dict[str, Any], rank: int) -> None:
-    """Run ``hfft train``, twice where the first run is to be stopped."""
+    """Run ``hfft train``, twice where the first run is to be stopped, and write down what came of it."""
     from hfft.cli import main
 
-    out = Path(job["settings"]["output_dir"])
-    argv = [text for name, value in job["settings"].items() for text in (f"--{name}", str(value))]
+    settings = job["settings"] | ({"data": job["other_data"]} if rank and job["other_data"] else {})
+    argv = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     facts: dict[str, Any] = {"codes": []}
+    errors = io.StringIO()
     with watched(facts, job["stop_at"]), disagreeing() if job["disagree"] and rank else contextlib.nullcontext():
         for run in range(1 if job["stop_at"] is None else 2):
             facts["run"] = run
-            facts["codes"].append(main(["train", *argv, *(["--resume"] if run else [])]))
+            with contextlib.redirect_stderr(errors):
+                facts["codes"].append(main(["train", *argv, *(["--resume"] if run else [])]))
             facts["stopped_after"] = facts.get("stopped_after", facts.get("steps"))
-    facts["kept"] = sorted(path.name for path in (Path(job["settings"]["cache_dir"]) / "hfft").glob("*-*"))
-    (out / FACTS.format(rank)).write_text(json.dumps(facts))
+    facts["errors"] = errors.getvalue()
+    facts["kept"] = sorted(path.name for path in (Path(settings["cache_dir"]) / "hfft").glob("*-*"))
+    write_facts(job, rank, facts)
+
+
+def write_facts(job: dict[str, Any], rank: int, facts: dict[str, Any]) -> None:
+    """Write what a rank knows of a job."""
+    folder = Path(job["facts"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{rank}.json").write_text(json.dumps(facts))
+
+
+def read_facts(folder: Path) -> list[dict[str, Any]]:
+    """Return what each rank knows of a job."""
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(len(list(folder.iterdir())))]
 
 
 def run_jobs(file: Path, rank: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,14 @@ import pandas
 from safetensors.numpy import load_file
 
 from tests.distributed.cells import FEATURES, LAUNCHERS, TEST, VALIDATION, Feature, Launcher, Material
-from tests.distributed.jobs import FACTS, run_jobs
+from tests.distributed.jobs import read_facts, run_jobs
 
 TOLERANCE = 1e-5
-_SMALL = 1e-2  # numbers below are compared as if they were of this size
+_SMALL = 0.1  # numbers below are compared as if they were of this size
 
 
-def torchrun(ranks: int, nodes: int, argv: list[str], folder: Path, timeout: float = 600) -> None:
-    """Run a module on so many processes; on several nodes each is an agent of its own, and they meet on loopback."""
+def torchrun(ranks: int, nodes: int, jobs: Path, folder: Path) -> None:
+    """Run jobs on so many processes; on several nodes each is an agent of its own, and they meet on loopback."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "datasets")}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(ranks // nodes)]
     if nodes == 1:
@@ -34,16 +36,52 @@ def torchrun(ranks: int, nodes: int, argv: list[str], folder: Path, timeout: flo
         command += ["--nnodes", str(nodes), "--local_addr", "localhost", *meeting]
     logs = [(folder / f"agent-{node}.log").open("w") for node in range(nodes)]
     agents = [
-        subprocess.Popen([*command, *argv], stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=Path.cwd())
+        subprocess.Popen(
+            [*command, "-m", "tests.distributed.jobs", str(jobs)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=Path.cwd(),
+        )
         for log in logs
     ]
     try:
-        codes = [agent.wait(timeout) for agent in agents]
+        codes = [agent.wait(1200) for agent in agents]
     finally:
         for agent, log in zip(agents, logs, strict=True):
             agent.kill()
             log.close()
     assert not any(codes), "\n".join((folder / f"agent-{node}.log").read_text()[-6000:] for node in range(nodes))
+
+
+def forked(ranks: int, nodes: int, jobs: Path, folder: Path) -> None:
+    """Run jobs on so many processes that need not import the libraries anew, as ``torchrun`` would start them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hfft.finetuning"])
+    shared = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "localhost", "MASTER_PORT": _free_port()}
+    processes = [
+        context.Process(target=_forked, args=(jobs, {**shared, "RANK": rank, "LOCAL_RANK": rank}))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        while any(process.exitcode is None for process in processes):
+            wait([process.sentinel for process in processes if process.exitcode is None])
+            failed = [process.exitcode for process in processes if process.exitcode]
+            assert not failed, failed  # the others would wait for it
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _forked(jobs: Path, environment: dict[str, Any]) -> None:
+    import torch
+
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    torch.set_num_threads(1)
+    run_jobs(jobs, environment["RANK"])
+    torch.distributed.destroy_process_group()
 
 
 def _free_port() -> int:
@@ -52,30 +90,50 @@ def _free_port() -> int:
         return listening.getsockname()[1]
 
 
+Start = Callable[[int, int, Path, Path], None]
+"""(ranks, nodes, jobs, folder): runs jobs on so many processes."""
+
+Cell = tuple[str, str]
+"""(feature, launcher)."""
+
+
+def cells_of(launchers: Iterable[str]) -> list[Cell]:
+    """Return all cells of these columns."""
+    return [(feature, launcher) for launcher in launchers for feature in FEATURES]
+
+
+def by_processes(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Return the cells that one launch can run."""
+    launches: dict[tuple[int, int], list[Cell]] = {}
+    for feature, launcher in cells:
+        launches.setdefault((LAUNCHERS[launcher].ranks, LAUNCHERS[launcher].nodes), []).append((feature, launcher))
+    return list(launches.values())
+
+
 @dataclass
 class Runs:
     """The runs of all cells below a folder; those of one process are shared between launchers."""
 
     root: Path
-    done: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.material = Material(self.root / "material")
 
-    def launch(self, cells: Iterable[tuple[str, str]], more: list[dict[str, Any]] | None = None) -> None:
-        """Run (feature, launcher) cells of launchers with the same processes, and other jobs, in one launch."""
-        cells = list(cells)
-        shape = LAUNCHERS[cells[0][1]]
+    def launch(self, cells: list[Cell], shards: list[str], start: Start = torchrun) -> None:
+        """Run cells of launchers with the same processes in one launch, and ``fully_shard`` with these optimizers."""
+        launcher = LAUNCHERS[cells[0][1]]
         jobs = [self._job(feature, LAUNCHERS[name], self.folder(feature, name)) for feature, name in cells]
-        folder = self.root / f"launch-{shape.ranks}-{shape.nodes}"
-        folder.mkdir(parents=True)
-        torchrun(shape.ranks, shape.nodes, ["-m", "tests.distributed.jobs", str(_write(jobs + (more or []), folder))], folder)
+        if shards:
+            jobs.append({"kind": "sharded", "optimizers": shards, "facts": str(self._sharded(launcher.ranks))})
+        folder = self.root / f"launch-{launcher.ranks}-{launcher.nodes}"
+        start(launcher.ranks, launcher.nodes, _write(jobs, folder), folder)
 
     def one_process(self, feature: str, examples: int) -> Path:
         """Return the folder of a run on one process, which is made here when it is first asked for."""
         folder = self.root / f"one-{examples}" / _slug(feature)
         if not folder.exists():
             job = self._job(feature, None, folder, examples) | {"stop_at": None, "disagree": False}
+            folder.parent.mkdir(parents=True, exist_ok=True)
             run_jobs(_write([job], folder.parent), rank=0)
         return folder
 
@@ -86,15 +144,46 @@ class Runs:
     def difference(self, feature: str, launcher: str) -> float:
         """Return the largest relative difference of a cell from one process; raises AssertionError for any other."""
         layout = LAUNCHERS[launcher]
+        assert not FEATURES[feature].refused
         several, one = self.folder(feature, launcher), self.one_process(feature, layout.examples)
         _assert_same_decisions(FEATURES[feature], layout, several, one)
         return max(_differences(several, one).values())
+
+    def sharded(self, ranks: int) -> dict[str, float]:
+        """Return what was measured under ``fully_shard``, on whichever rank it was the most."""
+        found = read_facts(self._sharded(ranks))
+        assert len(found) == ranks
+        return {name: max(facts[name] for facts in found) for name in found[0]}
+
+    def fault(self, feature: str, launcher: str) -> str:
+        """Return what is wrong with a cell, nothing where it is as it should be."""
+        try:
+            self.refusal(feature, launcher) if FEATURES[feature].refused else self.difference(feature, launcher)
+        except AssertionError as error:
+            return str(error) or repr(error)
+        return ""
+
+    def _sharded(self, ranks: int) -> Path:
+        return self.root / f"sharded-{ranks}.facts"
+
+    def refusal(self, feature: str, launcher: str) -> str:
+        """Return why a cell is refused; raises AssertionError where it is not, or a folder was made all the same."""
+        folder, ranks = self.folder(feature, launcher), LAUNCHERS[launcher].ranks
+        found = read_facts(folder.with_suffix(".facts"))
+        assert [facts["codes"] for facts in found] == [[2]] * ranks
+        assert not folder.exists()
+        told, *others = (facts["errors"] for facts in found)
+        assert not any(others)  # one voice
+        assert told.startswith(f"hfft: {FEATURES[feature].refused.format(ranks=ranks)}"), told
+        return told.removeprefix("hfft: ").strip()
 
     def _job(self, feature: str, launcher: Launcher | None, folder: Path, examples: int = 0) -> dict[str, Any]:
         asked = FEATURES[feature]
         settings = self.material.settings(asked, launcher, launcher.examples if launcher else examples)
         settings |= {"output_dir": str(folder), "cache_dir": str(folder.with_suffix(".cache"))}
-        return {"kind": "train", "settings": settings, "stop_at": asked.stop_at, "disagree": asked.disagree}
+        job = {"kind": "train", "settings": settings, "facts": str(folder.with_suffix(".facts"))}
+        other_data = str(self.material.other_data()) if asked.other_files else None
+        return {**job, "stop_at": asked.stop_at, "disagree": asked.disagree, "other_data": other_data}
 
 
 def _write(jobs: list[dict[str, Any]], folder: Path) -> Path:
@@ -107,13 +196,10 @@ def _slug(name: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
 
 
-def _facts(folder: Path, ranks: int) -> list[dict[str, Any]]:
-    return [json.loads((folder / FACTS.format(rank)).read_text()) for rank in range(ranks)]
-
-
 def _assert_same_decisions(feature: Feature, layout: Launcher, several: Path, one: Path) -> None:
     """Assert that all ranks have decided as one process does, and that nothing was left out or counted twice."""
-    found, (expected,) = _facts(several, layout.ranks), _facts(one, 1)
+    found, (expected,) = read_facts(several.with_suffix(".facts")), read_facts(one.with_suffix(".facts"))
+    assert len(found) == layout.ranks
     for facts in found:
         assert facts["codes"] == ([0] if feature.stop_at is None else [75, 0])
         assert facts["world_size"] == layout.ranks
@@ -125,7 +211,9 @@ def _assert_same_decisions(feature: Feature, layout: Launcher, several: Path, on
     assert found[0]["notes"] == expected["notes"]
     assert any(name.startswith(feature.keeps) for name in found[0]["kept"])
     steps = len(range(0, layout.examples, 12))
-    assert feature.stops_early == (feature.trains and expected["steps"] < steps * feature.settings.get("num_train_epochs", 3))
+    assert feature.stops_early == (
+        feature.trains and expected["steps"] < steps * feature.settings.get("num_train_epochs", 3)
+    )
     counts = {name: found[0]["metrics"][f"{name}_examples"] for name in ("train", "validation", "test")}
     if feature.trains:
         assert counts == {"train": layout.examples, "validation": VALIDATION, "test": TEST}
@@ -144,8 +232,8 @@ def _differences(several: Path, one: Path) -> dict[str, float]:
         if predicted[name].dtype.kind == "f":
             differences[name] = relative_difference(predictions[name].to_numpy(), predicted[name].to_numpy())
         else:
-            assert predictions[name].tolist() == predicted[name].tolist(), name
-    found, before = (_facts(folder, 1)[0] for folder in (several, one))
+            assert [*map(str, predictions[name])] == [*map(str, predicted[name])], name
+    found, before = (read_facts(folder.with_suffix(".facts"))[0] for folder in (several, one))
     assert found["metrics"].keys() == before["metrics"].keys()
     for name, value in before["metrics"].items():
         differences[name] = relative_difference(np.asarray(found["metrics"][name]), np.asarray(value))
