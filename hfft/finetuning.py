@@ -89,7 +89,7 @@ def finetune(
         data_arguments.validation_size = settings["validation_size"] = 0.0
     task, labelled = _read(data_arguments, args.seed, console)
     if args.world_size > 1:
-        _require_same_examples(labelled)
+        _require_like_machines(labelled, args)
     chosen = {**task_defaults(task, chosen), **chosen}
     args = training_arguments(chosen)
     measure = measure_function(labelled.target, args)
@@ -156,16 +156,22 @@ def _read(arguments: DataArguments, seed: int, console: Console) -> tuple[Task, 
     return task, labelled
 
 
-def _require_same_examples(data: LabelledData) -> None:
-    """Raise :class:`UserError` where processes have read other data, or have left other examples out."""
+def _require_like_machines(data: LabelledData, args: FineTuningArguments) -> None:
+    """Raise :class:`UserError` where processes compute in other formats, or have read or left out other examples."""
     sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
-    told = of_all_processes((sizes, data.digest()))
-    differing = [rank for rank, found in enumerate(told) if found != told[0]]
-    if differing:
+    told = of_all_processes((str(args.precision), sizes, data.digest()))
+    rank = next((rank for rank, found in enumerate(told) if found != told[0]), None)
+    if rank is None:
+        return
+    (precision, sizes, _), (other_precision, other_sizes, _) = told[0], told[rank]
+    if precision != other_precision:
         raise UserError(
-            f"--data: process {differing[0]} of {len(told)} has read other examples than process 0: "
-            f"{told[differing[0]][0]}, where that has {told[0][0]}. All machines need the same files."
+            f"--precision: process 0 trains in {precision}, process {rank} in {other_precision}. Name one for all of them."
         )
+    raise UserError(
+        f"--data: process {rank} of {len(told)} has read other examples than process 0: {other_sizes} in place of "
+        f"{sizes}. All machines need the same files."
+    )
 
 
 def _load(task: Task, arguments: ModelArguments, data: LabelledData, console: Console) -> tuple[Any, Any]:

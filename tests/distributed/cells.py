@@ -29,7 +29,7 @@ class Feature:
         keeps: what the name of an entry of the cache has to begin with.
         stops_early: whether fewer epochs are trained than were asked for.
         trains: whether anything is trained after the solved head.
-        other_files: whether every process but the first finds other files.
+        others: settings of every process but the first that differ; for data the name of a kind of it.
         refused: what the run is refused with, if it is.
     """
 
@@ -40,7 +40,7 @@ class Feature:
     keeps: str = ""
     stops_early: bool = False
     trains: bool = True
-    other_files: bool = False
+    others: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
 
 
@@ -85,7 +85,12 @@ FEATURES = {
     ),
     "no such data": Feature({**SGD, "data": "nowhere"}, refused="--data: there is no file or folder 'nowhere'"),
     "other files on one machine": Feature(
-        SGD, other_files=True, refused="--data: process 1 of {ranks} has read other examples than process 0"
+        SGD, others={"data": "texts"}, refused="--data: process 1 of {ranks} has read other examples than process 0"
+    ),
+    "machines of other precisions": Feature(
+        {**SGD, "precision": "fp32"},
+        others={"precision": "bf16"},
+        refused="--precision: process 0 trains in fp32, process 1 in bf16",
     ),
 }
 
@@ -138,9 +143,9 @@ class Material:
         places = {"model": self._model(model), "data": self._data(feature.data, examples)}
         return {**shared, **batches, **{name: str(path) for name, path in places.items()}, **feature.settings}
 
-    def other_data(self) -> Path:
-        """Return texts that are none of the others."""
-        return self._data("texts", GLOBAL_BATCH)
+    def others(self, feature: Feature) -> dict[str, str]:
+        """Return the settings of every process but the first that differ; data are fewer examples."""
+        return {n: str(self._data(v, GLOBAL_BATCH)) if n == "data" else str(v) for n, v in feature.others.items()}
 
     def _model(self, kind: str) -> Path:
         if kind not in self.made:

@@ -89,7 +89,7 @@ def run_job(job: dict[str, Any], rank: int) -> None:
     """Run ``hfft train``, twice where the first run is to be stopped, and write down what came of it."""
     from hfft.cli import main
 
-    settings = job["settings"] | ({"data": job["other_data"]} if rank and job["other_data"] else {})
+    settings = job["settings"] | (job["others"] if rank else {})
     argv = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     facts: dict[str, Any] = {"codes": []}
     errors = io.StringIO()

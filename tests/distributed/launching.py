@@ -182,8 +182,7 @@ class Runs:
         settings = self.material.settings(asked, launcher, launcher.examples if launcher else examples)
         settings |= {"output_dir": str(folder), "cache_dir": str(folder.with_suffix(".cache"))}
         job = {"kind": "train", "settings": settings, "facts": str(folder.with_suffix(".facts"))}
-        other_data = str(self.material.other_data()) if asked.other_files else None
-        return {**job, "stop_at": asked.stop_at, "disagree": asked.disagree, "other_data": other_data}
+        return {**job, "stop_at": asked.stop_at, "disagree": asked.disagree, "others": self.material.others(asked)}
 
 
 def _write(jobs: list[dict[str, Any]], folder: Path) -> Path:

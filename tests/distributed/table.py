@@ -1,4 +1,4 @@
-"""Print the page of what several processes make of each feature: ``python -m tests.distributed.table > docs/equality.md``.
+"""Print the page of what several processes make of it: ``python -m tests.distributed.table > docs/equality.md``.
 
 It runs every cell, which takes some minutes; ``pytest -m sweep tests/distributed`` tests the same.
 """
@@ -18,22 +18,22 @@ from tests.distributed.sharded import OPTIMIZERS
 INTRODUCTION = f"""# What is the same on several processes
 
 Each cell is a run of `hfft train` on several real processes (CPU, gloo), against one process with the same global batch
-of 12: small models without dropout, 36 examples and a little more, a validation split of 13 and a test split of 17. "equal
-to 3e-7" is the largest difference that was found in any weight, prediction, metric or loss, as a share of the largest
-number of its tensor or column (below 0.1, of 0.1); beyond {TOLERANCE:.0e} a cell fails. In each the processes stopped after the
-same step, chose the same checkpoint, pooling and head, left the same examples out, predicted every test example once in
-its order, and those that train were wrapped by `DistributedDataParallel`.
+of 12: small models without dropout, 36 examples and a few more, a validation split of 13 and a test split of 17.
+"equal to 3e-7" is the largest difference that was found in any weight, prediction, metric or loss, as a share of the
+largest number of its tensor or column (below 0.1, of 0.1); beyond {TOLERANCE:.0e} a cell fails. In each the processes
+stopped after the same step, chose the same checkpoint, pooling and head, left the same examples out, predicted every
+test example once and in its order, and those that train were wrapped by `DistributedDataParallel`.
 
 - **2 ranks**, **3 ranks**: `torchrun --standalone`, 36 training examples, three steps an epoch.
 - **uneven**: the last step of an epoch has one example for two ranks, two for three.
 - **accumulation 2**: two micro-batches of three on each rank.
 - **two nodes**: two agents of `torchrun --nnodes 2` that meet on loopback.
-- **fully_shard**: torch's own, on a CPU mesh of two ranks (the larger difference of two and three), in a plain loop with
+- **fully_shard**: torch's own, on a CPU mesh of two ranks and of three (the larger difference), in a plain loop with
   `layerwise_param_groups` and `GradualUnfreezing`. The rest is the Trainer's, which shards on accelerators alone.
 
-"SIGTERM" reaches the last rank alone; all stop after the same step with exit code 75, and `--resume` ends in the weights of
-a run that nothing stopped. In "processes that disagree" all but the first are made to find another head, pooling and
-metrics: what the first one decides counts.
+SIGTERM reaches the last rank alone; all stop after the same step with exit code 75, and `--resume` ends in the weights
+of a run that nothing stopped. In "processes that disagree" all but the first are made to find another head, pooling
+and metrics: what the first one decides counts.
 
 Made by `python -m tests.distributed.table`, tested by `pytest -m sweep`.
 """

@@ -15,7 +15,13 @@ from tests.distributed.sharded import OPTIMIZERS
 FEW = {
     "2 ranks, uneven": [
         *("layer-wise rates (full), AdamW", "gradual unfreezing, SGD", "cached views", "multi-label, smoothed"),
-        *("SIGTERM and --resume", "processes that disagree", "other files on one machine", "no such data"),
+        *(
+            "SIGTERM and --resume",
+            "processes that disagree",
+            "other files on one machine",
+            "no such data",
+            "machines of other precisions",
+        ),
     ],
     "3 ranks, uneven": ["linear-probe", "regression"],
 }
