@@ -165,9 +165,7 @@ def _require_like_machines(data: LabelledData, args: FineTuningArguments) -> Non
         return
     (precision, sizes, _), (other_precision, other_sizes, _) = told[0], told[rank]
     if precision != other_precision:
-        raise UserError(
-            f"--precision: process 0 trains in {precision}, process {rank} in {other_precision}. Name one for all of them."
-        )
+        raise UserError(f"--precision: process 0 trains in {precision}, process {rank} in {other_precision}. Name one.")
     raise UserError(
         f"--data: process {rank} of {len(told)} has read other examples than process 0: {other_sizes} in place of "
         f"{sizes}. All machines need the same files."

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers.trainer_utils import has_length, seed_worker
@@ -33,7 +34,7 @@ from hfft.optim import layerwise_optimizer, schedule_factor
 from hfft.optim.factory import IN_TRANSFORMERS, optimizer_of_arguments
 from hfft.optim.schedules import SCHEDULES
 from hfft.precision import suited_attention
-from hfft.processes import from_first_process
+from hfft.processes import from_first_process, reduce_what_trains
 from hfft.sampling import EpochOfSampler, GlobalBatchSampler
 from hfft.strategies import load_strategy
 from hfft.training_arguments import FineTuningArguments, schedule_name
@@ -94,6 +95,7 @@ class FineTuningTrainer(WholeCheckpoints):
         self._prefix: PrefixInTraining | None = None
         self._encoded: Any = None  # the training data as they are loaded
         self._steps_per_epoch = 1
+        self._reducing: nn.Module | None = None  # the wrapped model that does not send what is frozen
 
     @property
     def unfreezing(self) -> GradualUnfreezing | None:
@@ -127,6 +129,14 @@ class FineTuningTrainer(WholeCheckpoints):
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Make a step as the Trainer does; processes do not send each other the gradients of what is frozen."""
+        if isinstance(model, DistributedDataParallel) and self.unfreezing is not None and model is not self._reducing:
+            # torch refuses a hook whose annotations are not evaluated
+            model.register_comm_hook(model.process_group, lambda group, bucket: reduce_what_trains(group, bucket))
+            self._reducing = model
+        return super().training_step(model, *args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss as the Trainer does, from kept activations while the lower layers are frozen."""

@@ -44,7 +44,13 @@ class Feature:
     refused: str = ""
 
 
-_EARLY = {**SGD, "learning_rate": 1.0, "num_train_epochs": 8, "early_stopping_patience": 1}
+_EARLY = {
+    **SGD,
+    "learning_rate": 1.0,
+    "num_train_epochs": 8,
+    "early_stopping_patience": 1,
+    "load_best_model_at_end": True,
+}
 # solved first: of outputs that hardly differ rounding decides which is the larger, and so every metric of ranks
 _SEVERAL = {**SGD, "strategy": "lp-ft", "label_delimiter": ";"}
 
@@ -65,7 +71,7 @@ FEATURES = {
     "pictures, batch norm, gradual": Feature({**SGD, "strategy": "gradual", "augment": "light"}, data="pictures"),
     "early stopping": Feature(_EARLY, stops_early=True),
     "pooling mean": Feature({**SGD, "pooling": "mean"}),
-    "pooling auto": Feature({**SGD, "strategy": "lp-ft", "pooling": "auto"}),
+    "pooling auto": Feature({**SGD, "strategy": "lp-ft", "pooling": "auto", "load_best_model_at_end": True}),
     "SIGTERM and --resume": Feature({**ADAMW, "strategy": "lp-ft"}, stop_at=4),
     "resume between thaws": Feature({**ADAMW, "strategy": "gradual", "num_train_epochs": 4}, stop_at=5),
     "single label, smoothed": Feature({**SGD, "label_smoothing_factor": 0.1}),
@@ -139,6 +145,7 @@ class Material:
         """Return all settings of a run but the folders that it writes to; ``None`` is one process."""
         model = "resnet" if feature.data == "pictures" else "bert"
         shared = {"num_train_epochs": 3, "seed": 3, "per_device_eval_batch_size": 4, "disable_tqdm": True}
+        shared["load_best_model_at_end"] = False  # what training made is compared, also where the solved head is better
         batches = launcher.settings if launcher else {"per_device_train_batch_size": GLOBAL_BATCH}
         places = {"model": self._model(model), "data": self._data(feature.data, examples)}
         return {**shared, **batches, **{name: str(path) for name, path in places.items()}, **feature.settings}

@@ -22,7 +22,10 @@ from unittest import mock
 @contextlib.contextmanager
 def watched(facts: dict[str, Any], stop_at: int | None) -> Iterator[None]:
     """Note what is trained, and send SIGTERM to the last process alone in one of the steps."""
-    from hfft import finetuning
+    import torch
+
+    from hfft import finetuning, trainer
+    from hfft.processes import reduce_what_trains
     from hfft.trainer import FineTuningTrainer
 
     class Watched(FineTuningTrainer):
@@ -33,11 +36,17 @@ def watched(facts: dict[str, Any], stop_at: int | None) -> Iterator[None]:
         def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
             facts["wrapped"] = type(model).__name__
             facts["steps"] = self.state.global_step + 1
+            facts["began_at"].setdefault(str(facts["run"]), self.state.global_step)
             last = self.args.process_index == self.args.world_size - 1
             if last and self.state.global_step == stop_at and facts["run"] == 0:
                 signal.raise_signal(signal.SIGTERM)
             return super().training_step(model, *args, **kwargs)
 
+    def counted(group: Any, bucket: Any) -> Any:
+        facts["frozen_buckets"] += not any(parameter.requires_grad for parameter in bucket.parameters())
+        return reduce_what_trains(group, bucket)
+
+    facts["frozen_buckets"] = 0
     finetune = finetuning.finetune
 
     def noted(**settings: Any) -> Any:
@@ -52,6 +61,8 @@ def watched(facts: dict[str, Any], stop_at: int | None) -> Iterator[None]:
     with (
         mock.patch.object(finetuning, "FineTuningTrainer", Watched),
         mock.patch.object(finetuning, "finetune", noted),
+        mock.patch.object(trainer, "reduce_what_trains", counted),
+        mock.patch.object(torch.distributed, "_DEFAULT_FIRST_BUCKET_BYTES", 1000),  # more than one bucket
     ):
         yield
 
@@ -91,7 +102,7 @@ def run_job(job: dict[str, Any], rank: int) -> None:
 
     settings = job["settings"] | (job["others"] if rank else {})
     argv = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    facts: dict[str, Any] = {"codes": []}
+    facts: dict[str, Any] = {"codes": [], "began_at": {}}
     errors = io.StringIO()
     with watched(facts, job["stop_at"]), disagreeing() if job["disagree"] and rank else contextlib.nullcontext():
         for run in range(1 if job["stop_at"] is None else 2):
