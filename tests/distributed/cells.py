@@ -84,6 +84,9 @@ FEATURES = {
         disagree=True,
         stops_early=True,
     ),
+    "processes that disagree, linear-probe": Feature(
+        {"strategy": "linear-probe", "pooling": "auto"}, disagree=True, trains=False
+    ),
     "regression, smoothed": Feature(
         {**SGD, "label_smoothing_factor": 0.1},
         data="numbers",
@@ -144,7 +147,13 @@ class Material:
     def settings(self, feature: Feature, launcher: Launcher | None, examples: int) -> dict[str, Any]:
         """Return all settings of a run but the folders that it writes to; ``None`` is one process."""
         model = "resnet" if feature.data == "pictures" else "bert"
-        shared = {"num_train_epochs": 3, "seed": 3, "per_device_eval_batch_size": 4, "disable_tqdm": True}
+        shared: dict[str, Any] = {
+            "num_train_epochs": 3,
+            "seed": 3,
+            "per_device_eval_batch_size": 4,
+            "disable_tqdm": True,
+        }
+        shared["ddp_timeout"] = 100  # seconds after which processes that wait for each other give up
         shared["load_best_model_at_end"] = False  # what training made is compared, also where the solved head is better
         batches = launcher.settings if launcher else {"per_device_train_batch_size": GLOBAL_BATCH}
         places = {"model": self._model(model), "data": self._data(feature.data, examples)}

@@ -69,7 +69,7 @@ def watched(facts: dict[str, Any], stop_at: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def disagreeing() -> Iterator[None]:
-    """Let this process come to decisions of its own: another pooling, another head, other metrics."""
+    """Let this process come to decisions of its own: the first pooling, another head, other metrics."""
     from hfft import finetuning
     from hfft.features import start
     from hfft.features.heads import LinearHead
@@ -80,7 +80,7 @@ def disagreeing() -> Iterator[None]:
     def solve_otherwise(*args: Any, **kwargs: Any) -> LinearHead:
         head = solve(*args, **kwargs)
         solved.append(head)
-        path = tuple(dataclasses.replace(point, loss=10.0 - 3 * len(solved)) for point in head.path)
+        path = tuple(dataclasses.replace(point, loss=float(len(solved))) for point in head.path)
         return dataclasses.replace(head, weight=-2 * head.weight, bias=head.bias + 1, path=path)
 
     def make_with_other_metrics(*args: Any, **kwargs: Any) -> Any:
