@@ -38,7 +38,8 @@ def watched(facts: dict[str, Any], stop_at: int | None) -> Iterator[None]:
             facts["steps"] = self.state.global_step + 1
             facts["began_at"].setdefault(str(facts["run"]), self.state.global_step)
             last = self.args.process_index == self.args.world_size - 1
-            if last and self.state.global_step == stop_at and facts["run"] == 0:
+            if last and self.state.global_step == stop_at and not facts["signalled"]:
+                facts["signalled"] = True  # a second signal would not be waited for
                 signal.raise_signal(signal.SIGTERM)
             return super().training_step(model, *args, **kwargs)
 
@@ -46,7 +47,7 @@ def watched(facts: dict[str, Any], stop_at: int | None) -> Iterator[None]:
         facts["frozen_buckets"] += not any(parameter.requires_grad for parameter in bucket.parameters())
         return reduce_what_trains(group, bucket)
 
-    facts["frozen_buckets"] = 0
+    facts |= {"frozen_buckets": 0, "signalled": False}
     finetune = finetuning.finetune
 
     def noted(**settings: Any) -> Any:
