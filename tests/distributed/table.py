@@ -71,7 +71,7 @@ def _cell(runs: Runs, feature: str, launcher: str) -> str:
     if fault := runs.fault(feature, launcher):
         return f"**differs**: {fault.splitlines()[0]}"
     if FEATURES[feature].refused:
-        return f"refused: {runs.refusal(feature, launcher)}"
+        return f"refused: {FEATURES[feature].refused.format(ranks=LAUNCHERS[launcher].ranks)}"
     return _told(runs.difference(feature, launcher))
 
 
