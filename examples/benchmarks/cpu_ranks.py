@@ -98,6 +98,7 @@ def train(options: argparse.Namespace, file: Path) -> None:
         precision="fp32",
         eval_strategy="no",
         save_strategy="no",
+        logging_strategy="no",
         load_best_model_at_end=False,
         disable_tqdm=True,
     )
