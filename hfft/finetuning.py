@@ -37,6 +37,7 @@ from hfft.loading import load_config
 from hfft.optim import layerwise_param_groups
 from hfft.optim.factory import require_optimizer
 from hfft.parsing import split_settings, training_arguments
+from hfft.processes import from_first_process, of_all_processes
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
 from hfft.settling import Measure, measure_function, require_schedule, rerunnable, settle, task_defaults
@@ -115,6 +116,8 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     model_arguments, data_arguments, chosen = split_settings(settings)
     chosen = {**task_defaults(task, chosen), **chosen}
     args = training_arguments(chosen)
+    if args.world_size > 1:
+        _require_like_machines(labelled, args)
     if is_sharded(args):
         _keep_architecture(model_arguments)
     if is_zero3() and labelled.target.problem_type == Regression.problem_type:
@@ -208,10 +211,11 @@ def read_data(settings: dict[str, Any], console: Console, draw: bool = True) -> 
         arguments.validation_size = arguments.test_size = 0.0
     if arguments.data is None:
         raise UserError("--data is needed: an image folder, a CSV or Parquet file, or a folder of such files.")
-    seed = training_arguments(chosen).seed
-    with progress_bar(console) as bar:
+    args = training_arguments(chosen)
+    # one process of a machine reads, checks and converts; the others find what it has kept
+    with args.main_process_first(local=True), progress_bar(console) as bar:
         task, source, labelled = read_labelled(
-            arguments, seed, lambda items, n, what: bar.track(items, n, description=what)
+            arguments, args.seed, lambda items, n, what: bar.track(items, n, description=what)
         )
     sizes = ", ".join(f"{len(split)} {name}" for name, split in labelled.splits.items())
     console.print(f"Data: {labelled.origin}: {sizes}; {labelled.target.describe()} ({task.name})")
@@ -222,6 +226,22 @@ def read_data(settings: dict[str, Any], console: Console, draw: bool = True) -> 
     for note in labelled.notes:
         console.print(f"  {note}")
     return task, labelled
+
+
+def _require_like_machines(data: LabelledData, args: FineTuningArguments) -> None:
+    """Raise :class:`UserError` where processes compute in other formats, or have read or left out other examples."""
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+    told = of_all_processes((str(args.precision), sizes, data.digest()))
+    rank = next((rank for rank, found in enumerate(told) if found != told[0]), None)
+    if rank is None:
+        return
+    (precision, sizes, _), (other_precision, other_sizes, _) = told[0], told[rank]
+    if precision != other_precision:
+        raise UserError(f"--precision: process 0 trains in {precision}, process {rank} in {other_precision}. Name one.")
+    raise UserError(
+        f"--data: process {rank} of {len(told)} has read other examples than process 0: {other_sizes} in place of "
+        f"{sizes}. All machines need the same files."
+    )
 
 
 def _load(task: Task, arguments: ModelArguments, data: LabelledData, console: Console) -> tuple[Any, Any]:
@@ -334,7 +354,7 @@ def _checkpoint(record: RunRecord, folder: Path, args: FineTuningArguments, cons
     """Return the checkpoint to go on from, if there is one and it belongs to this run."""
     if not args.resume:
         return None
-    checkpoint, skipped = newest_whole(folder)
+    checkpoint, skipped = from_first_process(newest_whole(folder))
     if skipped:
         console.print(f"Passed over: {listed(skipped)}.")
     if checkpoint is not None and is_first_process():
@@ -418,7 +438,7 @@ def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: 
         return data.labels("validation"), data.target.outputs(np.asarray(logits))
 
     has_validation = "validation" in data.splits
-    record.target, told = data.target.finish(model, predict if has_validation else None)
+    record.target, told = from_first_process(data.target.finish(model, predict if has_validation else None))
     _note(record.notes, told, console)
 
 

@@ -12,6 +12,10 @@ from transformers import TrainerCallback
 _BATCHES_SORTED_TOGETHER = 50
 
 
+class StandIn(int):
+    """The row of an example that another rank has in the same step: all ranks have to run, and it does not count."""
+
+
 class GlobalBatchSampler(Sampler[list[int]]):
     """Draws the examples of whole optimizer steps, and cuts them into micro-batches for ranks and accumulation.
 
@@ -22,8 +26,8 @@ class GlobalBatchSampler(Sampler[list[int]]):
     hold neighbours in length, and the ranks of one micro-step like lengths.
 
     Micro-batches come in the order in which accelerate's ``BatchSamplerShard`` deals them out: all ranks of a
-    micro-step, then the next micro-step. The last step of an epoch, where fewer examples are left, is divided evenly;
-    examples are repeated only where there would be none for some rank.
+    micro-step, then the next micro-step. The last step of an epoch, where fewer examples are left, is divided evenly; a
+    rank for which there would be none gets a :class:`StandIn`.
 
     Args:
         examples: in the data set.
@@ -85,7 +89,8 @@ class GlobalBatchSampler(Sampler[list[int]]):
             for micro_step in np.array_split(step, self._micro_steps(len(step))):
                 shared = micro_step if len(micro_step) >= self.ranks else np.resize(micro_step, self.ranks)
                 for rank in range(self.ranks):
-                    yield (shared[rank :: self.ranks] + first_view).tolist()
+                    rows = (shared[rank :: self.ranks] + first_view).tolist()
+                    yield rows if rank < len(micro_step) else [StandIn(row) for row in rows]
 
     def steps(self) -> list[np.ndarray]:
         """Return the rows of each optimizer step of this epoch."""

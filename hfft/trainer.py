@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers.trainer_utils import has_length, seed_worker
@@ -34,6 +35,7 @@ from hfft.optim import layerwise_optimizer, schedule_factor
 from hfft.optim.factory import IN_TRANSFORMERS, optimizer_of_arguments
 from hfft.optim.schedules import SCHEDULES
 from hfft.precision import suited_attention
+from hfft.processes import from_first_process, reduce_what_trains
 from hfft.pushing import ModelPushes
 from hfft.sampling import EpochOfSampler, GlobalBatchSampler
 from hfft.steps import GuardedSteps
@@ -103,6 +105,7 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
         self._prefix: PrefixInTraining | None = None
         self._encoded: Any = None  # the training data as they are loaded
         self._steps_per_epoch = 1
+        self._reducing: nn.Module | None = None  # the wrapped model that does not send what is frozen
 
     @property
     def unfreezing(self) -> GradualUnfreezing | None:
@@ -137,6 +140,14 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
                 if isinstance(module, _BatchNorm):
                     module.eval()
 
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Make a step as the Trainer does; processes do not send each other the gradients of what is frozen."""
+        if isinstance(model, DistributedDataParallel) and self.unfreezing is not None and model is not self._reducing:
+            # torch refuses a hook whose annotations are not evaluated
+            model.register_comm_hook(model.process_group, lambda group, bucket: reduce_what_trains(group, bucket))
+            self._reducing = model
+        return super().training_step(model, *args, **kwargs)
+
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss as the Trainer does, from kept activations while the lower layers are frozen."""
         rows = inputs.pop(ROWS, None)
@@ -147,6 +158,20 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
             self._prefix = PrefixInTraining(self, self._cache, self._encoded, run)
         with self._prefix.starting_point(rows, inputs):
             return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Evaluate as the Trainer does, with the loss of exactly these examples, and the same metrics on all processes.
+
+        The Trainer's own loss counts the examples that fill up the last batches of several processes. Metrics decide
+        when training stops and which checkpoint ships.
+        """
+        found = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        name = f"{metric_key_prefix}_loss"
+        if self._objective is not None and name in found.metrics and found.predictions is not None:
+            logits = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
+            tensors = (torch.as_tensor(logits).float(), torch.as_tensor(found.label_ids))
+            found.metrics[name] = float(self._objective(*tensors, None, 0.0))
+        return found._replace(metrics=from_first_process(found.metrics))
 
     def get_train_dataloader(self) -> DataLoader:
         """Return micro-batches of this rank, such that the examples of a step depend on the global batch size alone."""
@@ -173,7 +198,7 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
         loader = DataLoader(
             NumberedRows(data),
             batch_sampler=sampler,
-            collate_fn=NumberedCollator(self.data_collator),
+            collate_fn=NumberedCollator(self.data_collator, ignores=self._objective is not None),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,

@@ -13,6 +13,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run in several processes, which would wait for each other
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,11 +87,15 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of two layers with random weights, saved as a base model, and a word-level tokenizer."""
+    return save_tiny_bert(tmp_path_factory.mktemp("models") / "tiny-bert")
+
+
+def save_tiny_bert(root: Path, **options: Any) -> Path:
+    """Save a BERT of two layers with random weights and a word-level tokenizer; ``options`` of its configuration."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    root = tmp_path_factory.mktemp("models") / "tiny-bert"
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = sorted({"this", "is", "and", "of", "number", *(word for words in WORDS.values() for word in words)})
     tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate(special + words)}, unk_token="[UNK]"))
@@ -118,6 +123,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         intermediate_size=48,
         max_position_embeddings=48,
+        **options,
     )
     BertModel(config).save_pretrained(root)
     return root

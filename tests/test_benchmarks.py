@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -27,3 +29,15 @@ def test_the_input_pipelines_are_measured_beside_each_other(image_folder: Path, 
     ]
     assert all(row["images_per_second"] > 0 for row in told["rows"])
     assert "datasets + PIL" in done.stdout
+
+
+@pytest.mark.sweep
+def test_ranks_are_measured_beside_threads(tmp_path: Path):
+    sizes = ["--batch_size", "4", "--steps", "1", "--layers", "1", "--width", "12", "--image_size", "32"]
+    script = ROOT / "examples" / "benchmarks" / "cpu_ranks.py"
+    command = [sys.executable, str(script), *sizes, "--repetitions", "1", "--output", str(tmp_path / "ranks.json")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "ranks.json").read_text())
+    assert list(told["images_per_second"]) == ["1 rank x 2 threads", "2 ranks x 1 thread"]
+    assert min(told["images_per_second"].values()) > 0

@@ -12,7 +12,8 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from hfft import FineTuningArguments, FineTuningTrainer, UserError
-from hfft.sampling import GlobalBatchSampler
+from hfft.features.rows import NumberedCollator
+from hfft.sampling import GlobalBatchSampler, StandIn
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, size=503)
 LAYOUTS = [(1, 16, 1), (2, 8, 1), (1, 4, 4), (2, 2, 4), (4, 4, 1)]  # ranks, examples of a micro-batch, accumulation
@@ -56,6 +57,16 @@ def test_every_rank_gets_an_example_where_fewer_are_left_than_ranks():
     first, last = (list(sampler)[i : i + 4] for i in (0, 4))
     assert [len(batch) for batch in (*first, *last)] == [1] * 8
     assert len({batch[0] for batch in last}) == 1
+    assert not any(isinstance(row, StandIn) for batch in first for row in batch)
+    assert [isinstance(batch[0], StandIn) for batch in last] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([1]), torch.tensor([[0.0, 1.0]]), torch.tensor([0.5])], ids=str)
+def test_a_stand_in_has_no_label_where_the_loss_knows_of_that(labels: torch.Tensor):
+    for ignores, expected in ((True, torch.full_like(labels, -100)), (False, labels)):
+        collate = NumberedCollator(lambda examples: {"labels": labels.clone()}, ignores=ignores)
+        assert torch.equal(collate([(StandIn(3), None)])["labels"], expected)
+        assert torch.equal(collate([(3, None)])["labels"], labels)
 
 
 def test_padding_falls_and_ranks_carry_about_the_same():

@@ -43,6 +43,9 @@ class StopOnSignal(TrainerCallback):
         if not self._any_caught(args):
             return
         control.should_training_stop = True
+        if args.save_total_limit == 1:
+            # with 1 the Trainer deletes in the end what is not the best one, the newest as well
+            args.save_total_limit = 2
         if abs(round(state.epoch or 0) - (state.epoch or 0)) > _WHOLE:
             control.should_save = True
 

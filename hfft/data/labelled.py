@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hfft.arguments import DataArguments
 from hfft.arrays import column_values, other_rows, select_rows
+from hfft.caching import content_key
 from hfft.data.class_checks import tell_of_classes, tell_untested
 from hfft.data.columns import find_columns
 from hfft.data.drawing import draw_split
@@ -75,6 +77,16 @@ class LabelledData:
     def labels(self, name: str) -> np.ndarray:
         """Return the labels of a split in array form (see :mod:`hfft.targets.target`)."""
         return self.target.array(column_values(self.splits[name], LABEL))
+
+    def digest(self) -> str:
+        """Return what tells other examples, or the same in another order, from these: files or rows, and labels."""
+        parts: list[bytes | str] = []
+        for name, split in self.splits.items():
+            places = column_values(split, REFERENCE)
+            if places.dtype == object:  # the folder of the data may have another name on another machine
+                places = np.asarray([Path(path).name for path in places])
+            parts += [name, places.tobytes(), np.ascontiguousarray(self.labels(name)).tobytes()]
+        return content_key(*parts)
 
     def encoded(
         self,

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
+
+from hfft.objectives import IGNORED
+from hfft.sampling import StandIn
 
 ROWS = "rows_of_data_set"
 """Key of a batch: the indices that the data set was asked for, a list; taken out before the model sees the batch."""
@@ -48,16 +52,23 @@ class Views(Dataset):
 
 
 class NumberedCollator:
-    """Joins the examples of :class:`NumberedRows` as ``collate`` would, and notes their indices in the batch."""
+    """Joins the examples of :class:`NumberedRows` as ``collate`` would, and notes their indices in the batch.
 
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self._collate = collate
+    Args:
+        collate: joins examples.
+        ignores: whether the loss ignores labels of :data:`hfft.objectives.IGNORED`, as those of stand-ins become.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any], ignores: bool = False) -> None:
+        self._collate, self._ignores = collate, ignores
 
     def __call__(self, numbered: Sequence[tuple[int, Any]]) -> Any:
         """Return the batch."""
         batch = self._collate([example for _, example in numbered])
         if not TARGETS.isdisjoint(batch):  # without labels there is no loss, and the trainer's does not see the batch
             batch[ROWS] = [row for row, _ in numbered]
+        if self._ignores and "labels" in batch and all(isinstance(row, StandIn) for row, _ in numbered):
+            batch["labels"] = torch.full_like(batch["labels"], IGNORED)
         return batch
 
 

@@ -20,6 +20,7 @@ from hfft.features.extraction import Share, compute_features, kept_features, mod
 from hfft.features.heads import LinearHead, solve_head
 from hfft.features.readout import Readout
 from hfft.precision import FP32
+from hfft.processes import copy_from_first_process, from_first_process
 from hfft.targets import Target
 from hfft.task import StagedEncoder, Task
 
@@ -158,6 +159,7 @@ def choose_pooling(
         head = solve_head(read.read(read.readout(), rows), labels[rows], solver=target.head_solver, seed=seed)
         losses[pooling] = min((point.loss for point in head.path), default=np.inf)
         undo()
+    losses = from_first_process(losses)
     best = min(known, key=lambda pooling: losses[pooling])
     if best != MODEL:
         task.pool(model, best)
@@ -224,6 +226,7 @@ def start_from(
             )
 
         head = readout.install(solve, torch.from_numpy(source.read(readout)))
+        copy_from_first_process(model.get_parameter(name) for name in readout.behind)
     finally:
         model.to(home)
     return Start(chosen, head, [*notes, _told(head)])

@@ -6,6 +6,7 @@ import torch
 
 from hfft.objectives.binary_cross_entropy import binary_cross_entropy
 from hfft.objectives.cross_entropy import cross_entropy
+from hfft.objectives.ignored import IGNORED
 from hfft.objectives.mean_squared_error import mean_squared_error
 
 Objective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | int | None, float], torch.Tensor]
@@ -18,4 +19,4 @@ OBJECTIVES: Mapping[str, Objective] = {
 }
 """By the problem type of a model's configuration."""
 
-__all__ = ["OBJECTIVES", "Objective", "binary_cross_entropy", "cross_entropy", "mean_squared_error"]
+__all__ = ["IGNORED", "OBJECTIVES", "Objective", "binary_cross_entropy", "cross_entropy", "mean_squared_error"]

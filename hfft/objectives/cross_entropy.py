@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hfft.objectives.ignored import IGNORED
+
 
 def cross_entropy(
     logits: torch.Tensor,
@@ -20,11 +22,13 @@ def cross_entropy(
 
     Args:
         logits: (batch, classes).
-        labels: (batch,) class indices.
+        labels: (batch,) class indices, or ``IGNORED``.
         items: number of rows of the whole optimizer step, over all micro-batches and ranks.
         label_smoothing: share of each label that is spread over all classes (Szegedy et al. 2016,
             arXiv:1512.00567, section 7).
     """
     reduction = "mean" if items is None else "sum"
-    loss = nn.functional.cross_entropy(logits.float(), labels, reduction=reduction, label_smoothing=label_smoothing)
+    loss = nn.functional.cross_entropy(
+        logits.float(), labels, reduction=reduction, label_smoothing=label_smoothing, ignore_index=IGNORED
+    )
     return loss if items is None else loss / items

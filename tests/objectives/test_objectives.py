@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hfft.objectives import OBJECTIVES, binary_cross_entropy, mean_squared_error
+from hfft.objectives import IGNORED, OBJECTIVES, binary_cross_entropy, mean_squared_error
 
 
 def case(problem: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,6 +29,22 @@ def test_parts_of_a_step_sum_to_the_mean_over_it(problem: str):
     sums = sum(objective(logits[rows], labels[rows], labels.numel(), 0.0) for rows, _ in parts)
     torch.testing.assert_close(sums, whole)
     torch.testing.assert_close(torch.autograd.grad(sums, logits)[0], expected)
+
+
+@pytest.mark.parametrize("problem", OBJECTIVES)
+def test_ignored_labels_do_not_count(problem: str):
+    logits, labels = case(problem)
+    objective = OBJECTIVES[problem]
+    smoothing = 0.0 if problem == "regression" else 0.1
+    expected = objective(logits[:5], labels[:5], labels[:5].numel(), smoothing)
+    (gradient,) = torch.autograd.grad(expected, logits)
+    some = labels.clone()
+    some[5:] = IGNORED
+    found = objective(logits, some, some.ne(IGNORED).sum(), smoothing)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, logits)[0], gradient)
+    nothing = objective(logits, torch.full_like(labels, IGNORED), labels.numel(), smoothing)
+    assert torch.equal(torch.autograd.grad(nothing, logits)[0], torch.zeros_like(logits))
 
 
 def test_binary_cross_entropy_is_that_of_torch_and_smooths_towards_a_half():
