@@ -100,7 +100,7 @@ class WholeCheckpoints(Trainer):
 
         Under FSDP whose checkpoints are in parts the Trainer would save no model; here it is whole.
         """
-        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled and not _internal_call else None
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled and not self._writes_checkpoint else None
         kept = getattr(plugin, "state_dict_type", None)
         if plugin is not None:
             plugin.set_state_dict_type("FULL_STATE_DICT")

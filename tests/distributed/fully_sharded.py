@@ -73,7 +73,13 @@ class Training:
         self._tell("on_train_begin")
 
     def _tell(self, event: str) -> None:
-        arguments = SimpleNamespace(gradient_accumulation_steps=1)
+        arguments = SimpleNamespace(
+            gradient_accumulation_steps=1,
+            ddp_static_graph=None,
+            ddp_find_unused_parameters=None,
+            activation_checkpointing=False,
+            distributed_state=None,
+        )
         getattr(self.unfreezing, event)(
             arguments, self.state, TrainerControl(), model=self.model, optimizer=self.optimizer
         )
