@@ -28,6 +28,8 @@ class Feature:
         data: the kind of data, a name of :func:`make_data`.
         stop_at: the step in which a process gets SIGTERM, in a first run that ``--resume`` then goes on with.
         disagree: whether every process but the first is made to come to other decisions.
+        memory: examples of which every process but the first can hold the gradients at a time.
+        nan_at: the step in which the last process has a loss that is no number.
         keeps: what the name of an entry of the cache has to begin with.
         stops_early: whether fewer epochs are trained than were asked for.
         trains: whether anything is trained after the solved head.
@@ -39,6 +41,8 @@ class Feature:
     data: str = "texts"
     stop_at: int | None = None
     disagree: bool = False
+    memory: int | None = None
+    nan_at: int | None = None
     keeps: str = ""
     stops_early: bool = False
     trains: bool = True
@@ -92,6 +96,9 @@ FEATURES = {
     "processes that disagree, linear-probe": Feature(
         {"strategy": "linear-probe", "pooling": "auto"}, disagree=True, trains=False
     ),
+    "batches too large for one": Feature({**SGD, "auto_batch_size": True}, memory=2),
+    "too large, gradual, AdamW": Feature({**ADAMW, "strategy": "gradual", "auto_batch_size": True}, memory=1),
+    "a gradient that is no number": Feature({**ADAMW, "on_nan": "skip"}, nan_at=1),
     "regression, smoothed": Feature(
         {**SGD, "label_smoothing_factor": 0.1},
         data="numbers",

@@ -20,8 +20,8 @@ from unittest import mock
 
 
 @contextlib.contextmanager
-def watched(facts: dict[str, Any], stop_at: int | None) -> Iterator[None]:
-    """Note what is trained, and send SIGTERM to the last process alone in one of the steps."""
+def watched(facts: dict[str, Any], job: dict[str, Any]) -> Iterator[None]:
+    """Note what is trained; give the last process alone trouble in one of the steps: SIGTERM, a loss of no number."""
     import torch
 
     from hfft import finetuning, trainer
@@ -38,10 +38,24 @@ def watched(facts: dict[str, Any], stop_at: int | None) -> Iterator[None]:
             facts["steps"] = self.state.global_step + 1
             facts["began_at"].setdefault(str(facts["run"]), self.state.global_step)
             last = self.args.process_index == self.args.world_size - 1
-            if last and self.state.global_step == stop_at and not facts["signalled"]:
+            if last and self.state.global_step == job["stop_at"] and not facts["signalled"]:
                 facts["signalled"] = True  # a second signal would not be waited for
                 signal.raise_signal(signal.SIGTERM)
             return super().training_step(model, *args, **kwargs)
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            examples = len(inputs["labels"])
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            if not self.model.training:
+                return loss
+            if self.args.process_index and job["memory"] is not None and examples > job["memory"]:
+                facts["too_large"] = True
+                loss.register_hook(out_of_memory)
+            last = self.args.process_index == self.args.world_size - 1
+            return loss * (float("nan") if last and self.state.global_step == job["nan_at"] else 1.0)
+
+    def out_of_memory(_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     def counted(group: Any, bucket: Any) -> Any:
         facts["frozen_buckets"] += not any(parameter.requires_grad for parameter in bucket.parameters())
@@ -105,7 +119,7 @@ def run_job(job: dict[str, Any], rank: int) -> None:
     argv = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     facts: dict[str, Any] = {"codes": [], "began_at": {}}
     errors = io.StringIO()
-    with watched(facts, job["stop_at"]), disagreeing() if job["disagree"] and rank else contextlib.nullcontext():
+    with watched(facts, job), disagreeing() if job["disagree"] and rank else contextlib.nullcontext():
         for run in range(1 if job["stop_at"] is None else 2):
             facts["run"] = run
             with contextlib.redirect_stderr(errors):

@@ -182,7 +182,8 @@ class Runs:
         settings = self.material.settings(asked, launcher, launcher.examples if launcher else examples)
         settings |= {"output_dir": str(folder), "cache_dir": str(folder.with_suffix(".cache"))}
         job = {"kind": "train", "settings": settings, "facts": str(folder.with_suffix(".facts"))}
-        return {**job, "stop_at": asked.stop_at, "disagree": asked.disagree, "others": self.material.others(asked)}
+        trouble = {name: getattr(asked, name) for name in ("stop_at", "disagree", "memory", "nan_at")}
+        return {**job, **trouble, "others": self.material.others(asked)}
 
 
 def _write(jobs: list[dict[str, Any]], folder: Path) -> Path:
@@ -210,7 +211,9 @@ def _assert_same_decisions(feature: Feature, layout: Launcher, several: Path, on
         assert facts["metrics"] == found[0]["metrics"]
         # with the head alone in the first bucket, nothing of the others has to be sent until they thaw
         assert (facts["frozen_buckets"] > 0) == (feature.settings.get("strategy") == "gradual")
-    assert found[0]["notes"] == expected["notes"]
+    in_parts = [note for note in found[0]["notes"] if note.startswith("Batches were computed in")]
+    assert len(in_parts) == (feature.memory is not None)
+    assert [note for note in found[0]["notes"] if note not in in_parts] == expected["notes"]
     assert any(name.startswith(feature.keeps) for name in found[0]["kept"])
     steps = len(range(0, layout.examples, 12))
     assert feature.stops_early == (
@@ -239,7 +242,8 @@ def _differences(several: Path, one: Path) -> dict[str, float]:
     assert found["metrics"].keys() == before["metrics"].keys()
     for name, value in before["metrics"].items():
         differences[name] = relative_difference(np.asarray(found["metrics"][name]), np.asarray(value))
-    if len(found["codes"]) == 1:  # the norm of a gradient in a step that a stop has logged is not in the other's log
+    # what a stop has logged of a step is not in the other's log, nor is a loss that was no number on one process alone
+    if len(found["codes"]) == 1 and not any("no numbers" in note for note in found["notes"]):
         differences["losses"] = relative_difference(np.asarray(found.get("losses")), np.asarray(before.get("losses")))
     for name, difference in differences.items():
         assert difference < TOLERANCE, f"{name}: {difference}"

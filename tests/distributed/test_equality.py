@@ -18,6 +18,8 @@ FEW = {
         *(
             "SIGTERM and --resume",
             "processes that disagree",
+            "batches too large for one",
+            "a gradient that is no number",
             "other files on one machine",
             "no such data",
             "machines of other precisions",
