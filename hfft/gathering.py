@@ -1,4 +1,4 @@
-"""What a run is looked at by: its report while it goes on, how far layers have moved, examples worth a look."""
+"""What comes of a run, for its record: test metrics, the report of one that goes on, layers that moved, examples."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from transformers import TrainerState
 from hfft.arguments import ModelArguments
 from hfft.data import LabelledData
 from hfft.errors import UserError
+from hfft.evaluation import interval_notes, summarize
 from hfft.features.heads import LinearHead
 from hfft.launching import is_sharded
 from hfft.layers import LayerStack
 from hfft.layers.distances import relative_distances
 from hfft.loading import load_config
-from hfft.record import RunRecord
+from hfft.record import Predictions, RunRecord
 from hfft.report import write_report
 from hfft.report.examples import SHOWN, shown_examples
+from hfft.settling import measure_function
 from hfft.task import Task
 from hfft.trainer import FineTuningTrainer
 from hfft.training_arguments import FineTuningArguments
@@ -49,8 +51,11 @@ def distances(
         stack = LayerStack.from_model(model, trainer.args.layer_patterns)
     except UserError:
         return []
-    with torch.random.fork_rng(devices=[]):  # a head is drawn
-        before, _ = task.load(arguments, load_config(arguments), data.target)
+    try:
+        with torch.random.fork_rng(devices=[]):  # a head is drawn
+            before, _ = task.load(arguments, load_config(arguments), data.target)
+    except (OSError, RuntimeError, UserError):  # nothing that is only looked at may come in the way of the model
+        return []
     return relative_distances(model, before, stack)
 
 
@@ -75,3 +80,32 @@ def show_examples(record: RunRecord, task: Task, data: LabelledData, head: Linea
         record.suspects_told = (
             f"Confident learning (Northcutt et al. 2021) suspects the labels of {which}, the likeliest first."
         )
+
+
+def evaluate_run(
+    trainer: FineTuningTrainer,
+    task: Task,
+    processor: Any,
+    data: LabelledData,
+    record: RunRecord,
+) -> None:
+    """Fill in history, layers, predictions and metrics; the test split is looked at here for the first time."""
+    target = record.target
+    inputs = data.encoded("test", task.encoder(processor, training=False), seed=trainer.args.seed)
+    labels, outputs = data.labels("test"), target.outputs(np.asarray(trainer.predict(inputs).predictions))
+    record.predictions = Predictions([task.describe(row) for row in data.splits["test"]], labels, outputs)
+    record.history = trainer.state.log_history
+    record.layers, record.thaws = trainer.layer_rates(), trainer.thaws()
+    values = measure_function(target, trainer.args)(labels, outputs)
+    record.metric_names = sorted(values, key=lambda name: name not in target.metrics.functions)
+    record.metrics = {f"test_{name}": values[name] for name in record.metric_names}
+    baseline = target.baseline(data.labels("train"), labels)
+    record.metrics |= summarize(target.metrics, labels, outputs, baseline, seed=trainer.args.seed)
+    record.interval_notes = interval_notes(target.metrics, labels, record.rows())
+    record.details = target.details(labels, outputs)
+    validation = trainer.validation_metrics()
+    if record.temperature is not None:  # those of training are of the logits as they were
+        now = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation").metrics
+        validation = {name: now.get(f"validation_{name}", value) for name, value in validation.items()}
+    record.metrics |= {f"validation_{name}": value for name, value in validation.items()}
+    record.metrics |= {f"{name}_examples": len(split) for name, split in data.splits.items()}

@@ -206,7 +206,7 @@ def test_python_gets_an_exception_that_names_the_checkpoint(settings, tmp_path: 
             if state.global_step == 4:
                 signal.raise_signal(signal.SIGINT)
 
-    make = finetuning._make_trainer
+    make = finetuning.make_trainer
 
     def with_interrupt(*args: Any, **kwargs: Any) -> Any:
         trainer = make(*args, **kwargs)
@@ -214,7 +214,7 @@ def test_python_gets_an_exception_that_names_the_checkpoint(settings, tmp_path: 
         return trainer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetuning, "_make_trainer", with_interrupt)
+        patch.setattr(finetuning, "make_trainer", with_interrupt)
         with pytest.raises(RunInterrupted, match="--resume goes on") as caught:
             hfft.finetune(**{**settings, "output_dir": str(tmp_path / "out")})
     assert caught.value.checkpoint == str(tmp_path / "out" / "checkpoint-5")

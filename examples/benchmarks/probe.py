@@ -62,10 +62,10 @@ def run_hfft(options: Namespace, seed: int, shared: Path, folder: Path) -> Resul
     from timing import Stopwatch
 
     import hfft
-    from hfft import finetuning
+    from hfft import preparing
 
     watch = Stopwatch()
-    with watch.around((finetuning, "start_from")):
+    with watch.around((preparing, "start_from")):
         result = hfft.finetune(
             model=options.model, data=options.data, output_dir=str(folder), cache_dir=str(shared / "cache"),
             strategy="linear-probe", per_device_eval_batch_size=64, seed=seed, disable_tqdm=True, on_problem="skip",

@@ -24,7 +24,7 @@ def watched(facts: dict[str, Any], job: dict[str, Any]) -> Iterator[None]:
     """Note what is trained; give the last process alone trouble in one of the steps: SIGTERM, a loss of no number."""
     import torch
 
-    from hfft import finetuning, trainer
+    from hfft import finetuning, preparing, trainer
     from hfft.processes import reduce_what_trains
     from hfft.trainer import FineTuningTrainer
 
@@ -74,7 +74,7 @@ def watched(facts: dict[str, Any], job: dict[str, Any]) -> Iterator[None]:
         return result
 
     with (
-        mock.patch.object(finetuning, "FineTuningTrainer", Watched),
+        mock.patch.object(preparing, "FineTuningTrainer", Watched),
         mock.patch.object(finetuning, "finetune", noted),
         mock.patch.object(trainer, "reduce_what_trains", counted),
         mock.patch.object(torch.distributed, "_DEFAULT_FIRST_BUCKET_BYTES", 1000),  # more than one bucket
@@ -89,7 +89,7 @@ def disagreeing() -> Iterator[None]:
     from hfft.features import start
     from hfft.features.heads import LinearHead
 
-    solve, make = start.solve_head, finetuning._make_trainer
+    solve, make = start.solve_head, finetuning.make_trainer
     solved: list[LinearHead] = []
 
     def solve_otherwise(*args: Any, **kwargs: Any) -> LinearHead:
@@ -106,7 +106,7 @@ def disagreeing() -> Iterator[None]:
 
     with (
         mock.patch.object(start, "solve_head", solve_otherwise),
-        mock.patch.object(finetuning, "_make_trainer", make_with_other_metrics),
+        mock.patch.object(finetuning, "make_trainer", make_with_other_metrics),
     ):
         yield
 

@@ -1,0 +1,225 @@
+"""What a run trains with, before its first step: data, model, the start of its head, and the trainer."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from rich.console import Console
+from transformers import EvalPrediction, PrinterCallback, ProgressCallback
+
+from hfft.arguments import ModelArguments
+from hfft.caching import Cache
+from hfft.callbacks.progress import TrainingProgress
+from hfft.data import LabelledData, read_labelled
+from hfft.data.inspecting import Track
+from hfft.data.split_names import REFERENCE
+from hfft.errors import UserError, listed
+from hfft.failures import computing
+from hfft.features.start import AUTO, MODEL, Start, start_from
+from hfft.findings import reference_text
+from hfft.layers import LayerStack
+from hfft.loading import load_config
+from hfft.optim import layerwise_param_groups
+from hfft.optim.factory import require_optimizer
+from hfft.parsing import split_settings, training_arguments
+from hfft.processes import of_all_processes
+from hfft.settling import Measure, require_schedule
+from hfft.strategies import load_strategy
+from hfft.task import Task
+from hfft.terminal import progress_bar
+from hfft.trainer import FineTuningTrainer, group_arguments
+from hfft.training_arguments import FineTuningArguments, uses_layerwise_rates
+
+SMALLER_BATCHES = "Lower --per_device_eval_batch_size: no result depends on it."
+
+
+def read_data(settings: dict[str, Any], console: Console, draw: bool = True) -> tuple[Task, LabelledData]:
+    """Read and check the data that settings name, and tell of it; missing splits are drawn unless they are not to."""
+    _, arguments, chosen = split_settings(settings)
+    if not draw:
+        arguments.validation_size = arguments.test_size = 0.0
+    if arguments.data is None:
+        raise UserError("--data is needed: an image folder, a CSV or Parquet file, or a folder of such files.")
+    args = training_arguments(chosen)
+    # one process of a machine reads, checks and converts; the others find what it has kept
+    with args.main_process_first(local=True), progress_bar(console) as bar:
+        task, source, labelled = read_labelled(
+            arguments, args.seed, lambda items, n, what: bar.track(items, n, description=what)
+        )
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in labelled.splits.items())
+    console.print(f"Data: {labelled.origin}: {sizes}; {labelled.target.describe()} ({task.name})")
+    if labelled.columns:
+        read = ", ".join(f"{role} from '{column}'" for role, column in labelled.columns.items())
+        unused = [column for column in source.column_names if column not in labelled.columns.values()]
+        console.print(f"  {read}" + (f"; not used: {listed(unused)}" if unused else ""))
+    for note in labelled.notes:
+        console.print(f"  {note}")
+    return task, labelled
+
+
+def require_like_machines(data: LabelledData, args: FineTuningArguments) -> None:
+    """Raise :class:`UserError` where processes compute in other formats, or have read or left out other examples."""
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+    told = of_all_processes((str(args.precision), sizes, data.digest()))
+    rank = next((rank for rank, found in enumerate(told) if found != told[0]), None)
+    if rank is None:
+        return
+    (precision, sizes, _), (other_precision, other_sizes, _) = told[0], told[rank]
+    if precision != other_precision:
+        raise UserError(f"--precision: process 0 trains in {precision}, process {rank} in {other_precision}. Name one.")
+    raise UserError(
+        f"--data: process {rank} of {len(told)} has read other examples than process 0: {other_sizes} in place of "
+        f"{sizes}. All machines need the same files."
+    )
+
+
+def keep_architecture(arguments: ModelArguments) -> None:
+    """Let the head read the trunk as it does, where the model is in parts: nothing can be folded into it in the end."""
+    if arguments.pooling not in (AUTO, MODEL):
+        raise UserError(
+            f"pooling {arguments.pooling} is folded into the model in the end, which FSDP and ZeRO stage 3 leave in "
+            "parts: set pooling to model."
+        )
+    arguments.pooling = MODEL
+
+
+def load_model(task: Task, arguments: ModelArguments, data: LabelledData, console: Console) -> tuple[Any, Any]:
+    """Load model and processor, both ready for training on the data's target."""
+    config = load_config(arguments)
+    if not task.supports(config):
+        raise UserError(
+            f"--model: '{arguments.model}' is a {config.model_type} model, which cannot do {task.name}. The data asks "
+            "for that task; name another model, or other data."
+        )
+    model, processor = task.load(arguments, config, data.target)
+    data.target, told = data.target.start(model, data.labels("train"), config)
+    note_down(data.notes, told, console)
+    return model, processor
+
+
+def start_training(
+    task: Task,
+    model: Any,
+    processor: Any,
+    data: LabelledData,
+    args: FineTuningArguments,
+    pooling: str,
+    cache: Cache,
+    console: Console,
+) -> Start:
+    """Prepare the model for training as the strategy says."""
+    with progress_bar(console) as bar, computing(SMALLER_BATCHES):
+        return start_from(
+            task,
+            model,
+            processor,
+            data,
+            solved_head=args.starts_solved,
+            pooling=pooling,
+            solver=args.head_solver,
+            seed=args.seed,
+            cache=cache,
+            batch_size=args.per_device_eval_batch_size,
+            precision=str(args.precision),
+            device=args.device,
+            track=lambda items, n, what: bar.track(items, n, description=what),
+            share=(args.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
+        )
+
+
+def make_trainer(
+    task: Task,
+    model: Any,
+    processor: Any,
+    data: LabelledData,
+    args: FineTuningArguments,
+    measure: Measure,
+    cache: Cache,
+    console: Console,
+) -> FineTuningTrainer:
+    """Return the trainer of a run; what does not fit is a :class:`UserError` before a folder is made."""
+    strategy = load_strategy(args.strategy)
+    rates = f"{args.learning_rate:g} for all layers"
+    if uses_layerwise_rates(args):
+        layerwise_param_groups(model, **group_arguments(args))  # what does not fit is refused before a folder is made
+    else:
+        require_optimizer(args)
+    if uses_layerwise_rates(args) and args.layer_decay != 1:
+        groups = len(LayerStack.from_model(model, args.layer_patterns))
+        rates = f"{args.head_learning_rate or args.learning_rate:g} for the head, decay {args.layer_decay:g} from "
+        rates += f"{args.learning_rate:g} down {groups} layer groups"
+    told = f"; learning rate {rates}" if strategy.trains else ""
+    console.print(f"Strategy: {strategy.name} ({strategy.summary}){told}; {args.precision}")
+    train, validation = _encoded(task, processor, data, args, cache, console)
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        logits = np.asarray(prediction.predictions)
+        if not np.isfinite(logits).all():
+            raise UserError(
+                f"The training diverged: by step {trainer.state.global_step} the model's outputs are no numbers. Lower "
+                "--learning_rate."
+            )
+        return measure(data.target.from_model(np.asarray(prediction.label_ids)), data.target.outputs(logits))
+
+    require_schedule(args)
+    repeated = args.cached_views is not None and getattr(train, "further_views", False)
+    try:
+        trainer = FineTuningTrainer(
+            model=model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=task.collator(processor),
+            processing_class=processor,
+            compute_metrics=compute,
+            preprocess_logits_for_metrics=_only_logits,
+            cache=cache if args.augment == "none" or repeated else None,
+            describe_rows=partial(_references, data.splits["train"]),
+        )
+    except UserError:
+        raise
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise UserError(f"The training arguments do not fit: {' '.join(str(error).split())}") from error
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    if not args.disable_tqdm:
+        trainer.add_callback(TrainingProgress(console, data.target.metrics.headline, trainer.unfreezing))
+    return trainer
+
+
+def _encoded(
+    task: Task, processor: Any, data: LabelledData, args: FineTuningArguments, cache: Cache, console: Console
+) -> tuple[Any, Any]:
+    """Return the training and the validation split as model inputs; what does not change is computed here, once."""
+    seed = args.data_seed if args.data_seed is not None else args.seed
+    training = task.encoder(processor, training=True, augment=args.augment)
+    evaluation = task.encoder(processor, training=False)
+    with progress_bar(console) as bar:
+        track: Track = lambda items, n, what: bar.track(items, n, description=what)  # noqa: E731
+        train = data.encoded("train", training, cache, seed, track)
+        held = "validation" in data.splits
+        validation = data.encoded("validation", evaluation, cache, seed, track) if held else None
+    if cache.note is not None:
+        console.print(cache.note)
+    return train, validation
+
+
+def _references(split: Dataset, rows: list[int]) -> list[str]:
+    """Return where examples come from: files, or rows of the table; indices beyond the split are further views."""
+    return [reference_text(reference) for reference in split.select([row % len(split) for row in rows])[REFERENCE]]
+
+
+def _only_logits(logits: Any, labels: Any) -> Any:
+    """Drop what some models return beside the logits (hidden states of encoder-decoders, for instance)."""
+    return logits[0] if isinstance(logits, tuple | list) else logits
+
+
+def note_down(notes: list[str], told: str | None, console: Console) -> None:
+    """Add a sentence to the notes, and say it, if there is one."""
+    if told is not None:
+        notes.append(told)
+        console.print(f"  {told}")
