@@ -97,7 +97,10 @@ FEATURES = {
         {"strategy": "linear-probe", "pooling": "auto"}, disagree=True, trains=False
     ),
     "batches too large for one": Feature({**SGD, "auto_batch_size": True}, memory=2),
-    "too large, gradual, AdamW": Feature({**ADAMW, "strategy": "gradual", "auto_batch_size": True}, memory=1),
+    # gentler, for a step that throws the solved head far makes more of what rounds otherwise in parts
+    "too large, gradual, AdamW": Feature(
+        {**ADAMW, "learning_rate": 1e-3, "strategy": "gradual", "auto_batch_size": True}, memory=1
+    ),
     "a gradient that is no number": Feature({**ADAMW, "on_nan": "skip"}, nan_at=1),
     "regression, smoothed": Feature(
         {**SGD, "label_smoothing_factor": 0.1},
