@@ -96,7 +96,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     print_metrics(console, result.headline_rows, title, result.baseline_name)
     print_per_class(console, result.details)
     if output is not None:
-        Path(output).write_text(json.dumps(result.metrics, indent=2) + "\n", "utf-8")
+        _write_json(output, result.metrics)
     return DONE
 
 
@@ -139,7 +139,7 @@ def _compare(argv: Sequence[str]) -> int:
     result = compare(**given)
     print_comparison(make_console(), result)
     if output is not None:
-        Path(output).write_text(json.dumps(result.report(), indent=2) + "\n", "utf-8")
+        _write_json(output, result.report())
     return DONE
 
 
@@ -330,6 +330,13 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UserError(f"There is no command '{name}'.{nearest(name, COMMANDS)} Commands: {listed(COMMANDS)}.")
     return COMMANDS[name](rest)
+
+
+def _write_json(output: str, content: dict[str, Any]) -> None:
+    from hfft.failures import writing_output
+
+    with writing_output(Path(output)):
+        Path(output).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def _announce(command: str, stream: TextIO | None = None) -> None:

@@ -31,14 +31,22 @@ from hfft.errors import ProcessError, UserError
 from hfft.evaluation import metric_rows
 from hfft.evaluation.intervals import nadeau_bengio_interval
 from hfft.failures import writing
-from hfft.finetuning import fine_tune, read_data
+from hfft.finetuning import fine_tune
 from hfft.parsing import split_settings, training_arguments
+from hfft.preparing import read_data
 from hfft.record import CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS, METRICS_FILE, PREDICTIONS_FILE, RUN_HEADER
+from hfft.settling import is_of_once, plain
 from hfft.targets import Target
 from hfft.task import Task
 from hfft.terminal import figure, make_console, print_metrics
 
-_NOT_OF_THE_RECIPE = ("resume", "overwrite", "output_dir")
+_DEVICES = "CUDA_VISIBLE_DEVICES"
+# What no result depends on, and a resumed cross-validation may have otherwise.
+_MAY_CHANGE = (
+    *("output_dir", "auto_batch_size", "per_device_eval_batch_size", "cache_dir", "cache_budget", "disable_tqdm"),
+    *("report_to", "keep_models", "save_total_limit", "on_nan"),
+)
+_MAY_CHANGE_PREFIXES = ("dataloader_", "logging_", "ddp_")
 
 
 @dataclass
@@ -159,13 +167,14 @@ def _cross_validate(
     share = data_arguments.validation_size if args.chooses else 0.0
     for number, fold in enumerate(plan):
         place = folder / FOLDS / fold.name
-        if number % ranks.size == ranks.rank and not (place / METRICS_FILE).is_file():
+        if number % ranks.size == ranks.rank and not _is_done(place):
             own = {name: value for name, value in settings.items() if name != "overwrite"}
             own |= {"output_dir": str(place), "seed": fold.seed, "resume": output.is_run(place)}
             try:
                 fine_tune(task, _fold_of(labelled, fold, share, data_arguments, args.seed), own, Console(quiet=True))
             except UserError as error:
                 raise ProcessError(f"{fold.name}: {error}") from error
+            output.mark_fold(place)
             if not arguments.keep_models:
                 output.drop_model(place)
             gc.collect()  # a trainer and its model hold each other
@@ -197,12 +206,16 @@ def _alone() -> Iterator[_Ranks]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
     before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    if torch.cuda.is_available():  # each its own device, as the only one that it sees
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = seen[local % len(seen)]
+    # each its own device, as the only one that it sees; asked for the count, torch does not open the driver, which
+    # reads the variable once
+    devices = os.environ.get(_DEVICES, ",".join(map(str, range(torch.cuda.device_count()))))
+    if devices:
+        before |= {_DEVICES: devices} if _DEVICES in os.environ else {}
+        os.environ[_DEVICES] = devices.split(",")[local % len(devices.split(","))]
     try:
         yield _Ranks(rank, size, store)
     finally:
+        os.environ.pop(_DEVICES, None)
         os.environ.update(before)
 
 
@@ -265,12 +278,15 @@ def _fold_of(data: LabelledData, fold: _Fold, share: float, arguments: DataArgum
 
 def _begin(folder: Path, settings: dict[str, Any], arguments: CrossValidationArguments) -> None:
     """Write the settings; raises :class:`UserError` where others are gone on with."""
-    recipe = {name: value for name, value in settings.items() if name not in _NOT_OF_THE_RECIPE}
+    recipe = {name: value for name, value in settings.items() if not is_of_once(name) and name != "output_dir"}
     if isinstance(recipe.get("task"), Task):
         recipe["task"] = recipe["task"].name
     if not isinstance(recipe["data"], str | Path):
         del recipe["data"]  # data sets in memory have no name to read them by again
-    recipe = {name: str(value) if isinstance(value, Path) else value for name, value in recipe.items()}
+    for name in ("data", "model"):
+        if name in recipe and Path(recipe[name]).exists():
+            recipe[name] = Path(recipe[name]).absolute()
+    recipe = {name: plain(value) for name, value in recipe.items()}
     text = yaml.safe_dump({**recipe, **dataclasses.asdict(arguments)}, sort_keys=False, allow_unicode=True)
     file = folder / CROSSVAL_SETTINGS
     if settings.get("overwrite"):
@@ -278,13 +294,19 @@ def _begin(folder: Path, settings: dict[str, Any], arguments: CrossValidationArg
     if settings.get("resume") and file.is_file():
         old = yaml.safe_load(file.read_text("utf-8")) or {}
         new = yaml.safe_load(text)
-        if changed := sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)):
+        names = [n for n in old.keys() | new.keys() if n not in _MAY_CHANGE and not n.startswith(_MAY_CHANGE_PREFIXES)]
+        if changed := sorted(name for name in names if old.get(name) != new.get(name)):
             told = "; ".join(f"{name} was {old.get(name)}, now {new.get(name)}" for name in changed)
             raise UserError(f"--resume: '{folder}' holds another cross-validation: {told}.")
     folder.mkdir(parents=True, exist_ok=True)
     rerun = f"{RUN_HEADER} Again: hfft crossval --config {CROSSVAL_SETTINGS} --output_dir ANOTHER_FOLDER"
     with writing(folder, "the settings"):
         file.write_text(f"{rerun}\n{text}", "utf-8")
+
+
+def _is_done(place: Path) -> bool:
+    """Say whether a fold has been tested; the metrics are written behind the predictions."""
+    return all((place / name).is_file() for name in (PREDICTIONS_FILE, METRICS_FILE))
 
 
 def _headline(place: Path, target: Target) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 
 from hfft.arguments import ModelArguments
 from hfft.errors import UserError, listed, nearest
+from hfft.failures import writing_output
 from hfft.inference import Classifier
 from hfft.paths import require_writable
 from hfft.targets.target import THRESHOLDS
@@ -72,7 +73,8 @@ def export(
     classifier = Classifier.load(arguments)
     classifier.model.cpu()
     batches = _batches(classifier)
-    with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".hfft-export-") as beside:
+    place = output.absolute().parent
+    with writing_output(output), tempfile.TemporaryDirectory(dir=place, prefix=".hfft-export-") as beside:
         answer = chosen.write(classifier, Path(beside) / output.name, batches)
         difference = _difference(classifier, answer, batches)
         if output.is_dir():

@@ -42,6 +42,19 @@ def computing(advice: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def writing_output(path: Path) -> Iterator[None]:
+    """Raise :class:`UserError` where the file or folder that ``--output`` names cannot be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"--output: '{path}' cannot be written: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
+
+
+@contextlib.contextmanager
 def writing(folder: Path, what: str, *others: type[Exception]) -> Iterator[None]:
     """Raise :class:`UserError` where something cannot be written to a run's folder: a full disk, one taken away.
 
@@ -53,10 +66,9 @@ def writing(folder: Path, what: str, *others: type[Exception]) -> Iterator[None]
     try:
         yield
     except Exception as error:
-        if not isinstance(error, (OSError, SafetensorError, *others)):
+        if not isinstance(error, (OSError, SafetensorError, *others)) or should_reduce_batch_size(error):
             raise
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ProcessError(
-            f"--output_dir: {what} cannot be written to '{folder}': {reason}. What was saved before stays; once it "
-            f"can, {_RESUME}."
+            f"--output_dir: {what} cannot be written to '{folder}': {_reason(error)}. What was saved before stays; "
+            f"once it can, {_RESUME}."
         ) from error

@@ -163,7 +163,7 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
         for told in trainer.guard_notes():
             note_down(record.notes, told, console)
     with computing(SMALLER_BATCHES):
-        _finish(trainer, task, labelled, record, console)
+        settled = _finish(trainer, task, labelled, record, console)
     with writing(folder, "the model"):
         # the push is at the end
         trainer.save_model(str(folder), _internal_call=True)  # before anything that could fail: nothing trained is lost
@@ -171,13 +171,12 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
         output.discard(folder)
 
     with computing(SMALLER_BATCHES):
-        evaluate_run(trainer, task, processor, labelled, record)
-    if trainer.is_world_process_zero():
-        show_examples(record, task, labelled, start.head)
+        evaluate_run(trainer, task, processor, labelled, record, settled)
     if trainer.is_world_process_zero():
         with writing(folder, "metrics and report"):
-            record.write_metrics(folder)
             record.write_predictions(folder)
+            record.write_metrics(folder)
+            show_examples(record, task, labelled, start.head)
             write_card(record, folder)
             write_report(record, folder)
     trainer.accelerator.wait_for_everyone()
@@ -226,8 +225,12 @@ def _train(trainer: FineTuningTrainer, checkpoint: str | None) -> None:
                 callback.close()
 
 
-def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: RunRecord, console: Console) -> None:
-    """Make the model that ships: the stock architecture, units of numbers, thresholds of classes."""
+def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: RunRecord, console: Console) -> bool:
+    """Make the model that ships: the stock architecture, units of numbers, thresholds of classes.
+
+    Returns:
+        whether something was settled by which the model answers otherwise than in training.
+    """
     args = trainer.args
     if args.starts_solved and args.load_best_model_at_end and args.eval_on_start and not trainer.state.best_global_step:
         better = f"no better validation {str(args.metric_for_best_model).removeprefix('eval_')}"
@@ -250,6 +253,7 @@ def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: 
     has_validation = "validation" in data.splits
     record.target, told = from_first_process(data.target.finish(model, predict if has_validation else None))
     note_down(record.notes, told, console)
+    return told is not None or record.temperature is not None
 
 
 def _few_inputs(trainer: FineTuningTrainer) -> dict[str, Any]:

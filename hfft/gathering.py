@@ -54,7 +54,7 @@ def distances(
     try:
         with torch.random.fork_rng(devices=[]):  # a head is drawn
             before, _ = task.load(arguments, load_config(arguments), data.target)
-    except (OSError, RuntimeError, UserError):  # nothing that is only looked at may come in the way of the model
+    except Exception:  # of several libraries; nothing that is only looked at may come in the way of the model
         return []
     return relative_distances(model, before, stack)
 
@@ -88,8 +88,14 @@ def evaluate_run(
     processor: Any,
     data: LabelledData,
     record: RunRecord,
+    settled: bool,
 ) -> None:
-    """Fill in history, layers, predictions and metrics; the test split is looked at here for the first time."""
+    """Fill in history, layers, predictions and metrics; the test split is looked at here for the first time.
+
+    Args:
+        trainer, task, processor, data, record: of the run.
+        settled: whether thresholds have been tuned since training, or a temperature fitted.
+    """
     target = record.target
     inputs = data.encoded("test", task.encoder(processor, training=False), seed=trainer.args.seed)
     labels, outputs = data.labels("test"), target.outputs(np.asarray(trainer.predict(inputs).predictions))
@@ -104,8 +110,10 @@ def evaluate_run(
     record.interval_notes = interval_notes(target.metrics, labels, record.rows())
     record.details = target.details(labels, outputs)
     validation = trainer.validation_metrics()
-    if record.temperature is not None:  # those of training are of the logits as they were
-        now = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation").metrics
-        validation = {name: now.get(f"validation_{name}", value) for name, value in validation.items()}
+    if validation and settled:
+        predicted = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
+        outputs = target.outputs(np.asarray(predicted.predictions))
+        validation |= measure_function(target, trainer.args)(data.labels("validation"), outputs)
+        validation["loss"] = (predicted.metrics or {}).get("validation_loss", validation["loss"])
     record.metrics |= {f"validation_{name}": value for name, value in validation.items()}
     record.metrics |= {f"{name}_examples": len(split) for name, split in data.splits.items()}

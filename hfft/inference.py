@@ -23,7 +23,7 @@ from hfft.errors import UserError, listed, nearest
 from hfft.evaluation import interval_notes, metric_rows, summarize
 from hfft.failures import computing
 from hfft.loading import load_config
-from hfft.output import is_run
+from hfft.output import is_fold, is_run
 from hfft.parsing import read_yaml, split_settings
 from hfft.record import RUN_FILE
 from hfft.targets import Target, target_of_config
@@ -164,7 +164,13 @@ def _evaluation_split(
     """Return the examples, and the labels whose frequencies are the baseline: of the training split if it is there."""
     task, target = classifier.task, classifier.target
     run = run_settings(model)
-    if split != UNSPLIT and run is not None and _is_own_data(source, run):
+    own = run is not None and _is_own_data(source, run)
+    if own and is_fold(Path(model)) and not (split == "test" and split in source.splits):
+        raise UserError(
+            f"--model: '{model}' is of one fold of a cross-validation and was trained on most of '{source.origin}': "
+            "its figures stand in crossval.json. Only a test split that the data bring along can be evaluated."
+        )
+    if split != UNSPLIT and run is not None and own:
         names = {field.name for field in dataclasses.fields(DataArguments)}
         drawn = prepare(source, task, DataArguments(**{n: v for n, v in run.items() if n in names}), int(run["seed"]))
         if difference := drawn.target.difference(target.problem_type, target.output_names):

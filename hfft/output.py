@@ -28,6 +28,7 @@ from hfft.record import (
 )
 from hfft.targets import Target
 
+_FOLD_HEADER = f"{RUN_HEADER} One fold of a cross-validation: these settings alone make another run."
 ASIDE = ".replaced"  # where an old run waits until the new model is saved
 
 # What a run writes to the top of its folder, and --overwrite replaces. Anything else there is left alone.
@@ -93,6 +94,19 @@ def is_run(folder: Path) -> bool:
     """Say whether the folder holds a run of hfft, or a cross-validation."""
     files = (folder / RUN_FILE, folder / CROSSVAL_SETTINGS)
     return any(file.is_file() and file.read_bytes().startswith(RUN_HEADER.encode()) for file in files)
+
+
+def mark_fold(folder: Path) -> None:
+    """Say in a run's settings that they make another run than that of a fold, whose data were drawn for it."""
+    file = folder / RUN_FILE
+    _, _, settings = file.read_text("utf-8").partition("\n")
+    file.write_text(f"{_FOLD_HEADER}\n{settings}", "utf-8")
+
+
+def is_fold(folder: Path) -> bool:
+    """Say whether the folder holds the run of a fold."""
+    file = folder / RUN_FILE
+    return file.is_file() and file.read_text("utf-8").startswith(_FOLD_HEADER)
 
 
 def drop_model(folder: Path) -> None:

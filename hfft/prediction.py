@@ -23,6 +23,7 @@ from hfft.data.inspecting import Track
 from hfft.data.sources import Source, read_inputs, task_inputs
 from hfft.data.split_names import REFERENCE, UNSPLIT
 from hfft.errors import UserError
+from hfft.failures import writing_output
 from hfft.findings import reference_text
 from hfft.inference import Classifier, columns_of_run, run_settings, sort_settings
 from hfft.paths import require_writable
@@ -219,7 +220,7 @@ def _predicted(classifier: Classifier, chunk: _Chunk, batch_size: int, summary: 
     schema = table_schema(classifier.target)
     columns: dict[str, list[Any]] = {name: [None] * len(examples) for name in schema.names}
     columns["input"] = [
-        chunk.references[row] if row in chunk.problems else task.describe(example)
+        task.describe(example) if problems[row] is None or not chunk.problems else chunk.references[row]
         for row, example in enumerate(examples)
     ]
     columns[ERROR] = list(problems)
@@ -237,7 +238,9 @@ def table_schema(target: Target) -> Any:
 
     sample = pyarrow.table({name: list(values) for name, values in _sample(target).items()})
     text = pyarrow.string()
-    return pyarrow.schema([("input", text), *((field.name, field.type) for field in sample.schema), (ERROR, text)])
+    # lists that are empty in the sample do not say of what
+    types = [(f.name, pyarrow.list_(text) if pyarrow.types.is_list(f.type) else f.type) for f in sample.schema]
+    return pyarrow.schema([("input", text), *types, (ERROR, text)])
 
 
 def _sample(target: Target) -> dict[str, Any]:
@@ -295,16 +298,15 @@ def _writer(output: str | Path | None, target: Target, delimiter: str) -> Iterat
     path = Path(output)
     beside = path.with_name(f".{path.name}.unfinished")
     try:
-        if path.suffix.lower() == ".parquet":
-            from pyarrow.parquet import ParquetWriter
+        with writing_output(path):
+            if path.suffix.lower() == ".parquet":
+                from pyarrow.parquet import ParquetWriter
 
-            with ParquetWriter(str(beside), table_schema(target)) as parquet:
-                yield _Parquet(parquet)
-        else:
-            with beside.open("w", encoding="utf-8", newline="") as stream:
-                yield _Csv(stream, delimiter)
-        beside.replace(path)
-    except OSError as error:
-        raise UserError(f"--output: '{path}' cannot be written: {error.strerror or error}.") from error
+                with ParquetWriter(str(beside), table_schema(target)) as parquet:
+                    yield _Parquet(parquet)
+            else:
+                with beside.open("w", encoding="utf-8", newline="") as stream:
+                    yield _Csv(stream, delimiter)
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from hfft.data.split_names import REFERENCE
 from hfft.errors import UserError, listed
 from hfft.failures import computing
 from hfft.features.start import AUTO, MODEL, Start, start_from
-from hfft.findings import reference_text
+from hfft.findings import NOTE, reference_text
 from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.optim import layerwise_param_groups
@@ -97,7 +97,9 @@ def load_model(task: Task, arguments: ModelArguments, data: LabelledData, consol
         )
     model, processor = task.load(arguments, config, data.target)
     data.target, told = data.target.start(model, data.labels("train"), config)
-    note_down(data.notes, told, console)
+    if told is not None:
+        data.findings.add(NOTE, "target", told)
+        console.print(f"  {told}")
     return model, processor
 
 

@@ -134,8 +134,10 @@ class RunRecord:
         (folder / DATA_FILE).write_text(json.dumps(self.data_report, indent=2) + "\n", "utf-8")
 
     def write_metrics(self, folder: Path) -> None:
-        """Write the flat dict of metrics."""
-        (folder / METRICS_FILE).write_text(json.dumps(self.metrics, indent=2) + "\n", "utf-8")
+        """Write the flat dict of metrics, at once: where the file is, it is whole."""
+        beside = folder / f".{METRICS_FILE}"
+        beside.write_text(json.dumps(self.metrics, indent=2) + "\n", "utf-8")
+        beside.replace(folder / METRICS_FILE)
 
     def write_predictions(self, folder: Path) -> None:
         """Write input, label, prediction and the probability of every class, a row for each test example."""

@@ -114,16 +114,16 @@ def rerunnable(
     for name in ("data", "model"):
         if name in merged and Path(merged[name]).exists():
             merged[name] = Path(merged[name]).absolute()
-    merged = {name: _plain(value) for name, value in merged.items() if not _is_of_once(name)}
+    merged = {name: plain(value) for name, value in merged.items() if not is_of_once(name)}
     return {name: value for name, value in merged.items() if value is not None}
 
 
-def _is_of_once(name: str) -> bool:
+def is_of_once(name: str) -> bool:
     """Say whether a setting belongs to this one start of a run: a run made again is not to be pushed over the first."""
     return name in ("resume", "overwrite", "push_to_hub") or name.startswith("hub_")  # a token among them
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a value as YAML knows it: NumPy scalars, enumerations and paths are of other libraries."""
     value = getattr(value, "value", value)
     value = value.item() if isinstance(value, np.generic) else value

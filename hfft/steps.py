@@ -12,6 +12,8 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 from transformers.trainer_pt_utils import nested_concat
 
@@ -23,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 MOST_SKIPPED = 10
 """Steps in a row that ``on_nan skip`` leaves out before it gives up."""
+
+
+_MOST_OVERFLOWS = 40  # in a row: more often than the scale of fp16 can be halved
 
 
 class GuardedSteps(Trainer):
@@ -51,12 +56,19 @@ class GuardedSteps(Trainer):
             raise UserError(f"auto_batch_size has no place under {sharing}, where no process can repeat a step alone.")
         if self.args.auto_batch_size and self.compute_loss_func is None:
             raise UserError("auto_batch_size needs the loss of hfft, and this model computes one of its own.")
+        trained = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        if self.args.auto_batch_size and trained and not self.args.freeze_batch_norm:
+            raise UserError(
+                "auto_batch_size has no place with freeze_batch_norm false: the parts of a batch would have means and "
+                "variances of their own."
+            )
         if self.args.on_nan == "skip" and sharing == "DeepSpeed":
             raise UserError("on_nan skip has no place under DeepSpeed, which makes the step by itself.")
         self._parts = 1  # of a micro-batch
         self._window: list[Any] = []  # the micro-batches of this optimizer step
         self._losses: list[tuple[list[int], torch.Tensor]] = []  # and the loss of each, beside its rows
         self._skipped: list[int] = []
+        self._overflows: list[int] = []  # the newest steps whose gradients fp16 could not hold
 
     def guard_notes(self) -> list[str]:
         """Return what to tell of the training when it is over."""
@@ -96,6 +108,10 @@ class GuardedSteps(Trainer):
     def _in_parts(self, model: nn.Module, num_items: torch.Tensor | int | None) -> torch.Tensor:
         """Compute the newest micro-batch of the window, and where it does not fit the whole window in smaller parts."""
         several = self.args.world_size > 1
+        if several and isinstance(model, DistributedDataParallel):
+            # it sends buffers before a forward pass, but for one without reduction behind another: a process that ran
+            # out of memory in the first would wait for the others here, and they for it elsewhere
+            model.require_forward_param_sync = False
         todo = self._window[-1:]
         while True:
             fits = False
@@ -184,13 +200,13 @@ class GuardedSteps(Trainer):
         batches = [(rows, _number(loss)) for rows, loss in self._losses]
         batches = gather_object(batches) if self.args.world_size > 1 else batches
         lost = [batch for batch in batches if not math.isfinite(batch[1])]
-        if self.accelerator.scaler is not None and not lost:
-            return  # in fp16 the scaler has asked for too much; it leaves the step out itself
         step = self.state.global_step + 1
+        if self.accelerator.scaler is not None and not lost:
+            self._overflows = [*self._overflows[-_MOST_OVERFLOWS:], step]
+            if len(self._overflows) <= _MOST_OVERFLOWS or self._overflows[0] != step - _MOST_OVERFLOWS:
+                return  # the scaler of fp16 has asked for too much; it leaves the step out, and asks for half
         self._skipped.append(step)
         in_a_row = self._skipped[-MOST_SKIPPED:] == list(range(step - MOST_SKIPPED + 1, step + 1))
-        if self.args.auto_batch_size and self.compute_loss_func is None:
-            raise UserError("auto_batch_size needs the loss of hfft, and this model computes one of its own.")
         if self.args.on_nan == "skip" and not in_a_row:
             if self.accelerator.scaler is None:
                 model.zero_grad()  # the optimizer leaves alone what has no gradient

@@ -42,6 +42,7 @@ REPLACED = {
     "batch_eval_metrics": "hfft's metrics need the whole split",
     "include_for_metrics": "hfft's metrics need nothing else",
     "eval_use_gather_object": "hfft gathers logits",
+    "eval_do_concat_batches": "hfft's metrics need the whole split",
     "auto_find_batch_size": "use auto_batch_size, which keeps the examples of a step and does not begin the run anew",
 }
 

@@ -116,6 +116,15 @@ def test_models_of_folds_are_left_out_unless_they_are_wanted(result, settings, t
     assert again.examples == 9
 
 
+def test_a_model_of_a_fold_is_not_tested_on_what_it_was_trained_on(settings, tmp_path):
+    write_csv(tmp_path / "train.csv", make_sentences(18, 1))
+    own = {**settings, "data": str(tmp_path / "train.csv"), "hub_token": "hf_secret"}
+    kept = hfft.cross_validate(**own, output_dir=str(tmp_path / "out"), folds=2, keep_models=True)
+    with pytest.raises(UserError, match="of one fold of a cross-validation"):
+        hfft.evaluate(f"{kept.output_dir}/folds/fold-1", own["data"])
+    assert not [path for path in Path(kept.output_dir).rglob("*.yaml") if "hf_secret" in path.read_text()]
+
+
 def test_what_is_done_is_not_done_again(result, settings, computed):
     first = predictions(result.output_dir)
     lost = Path(result.output_dir) / "folds" / "fold-2"
@@ -125,6 +134,10 @@ def test_what_is_done_is_not_done_again(result, settings, computed):
     assert again.metrics == result.metrics
     pandas.testing.assert_frame_equal(predictions(result.output_dir), first)
     assert (lost.parent / "fold-1" / "metrics.json").stat().st_mtime_ns == stays
+    (lost / "predictions.parquet").unlink()  # as where the disk was full: the fold is made again
+    others = {"auto_batch_size": True, "per_device_eval_batch_size": 5, "dataloader_num_workers": 1}
+    again = hfft.cross_validate(**settings, output_dir=result.output_dir, folds=3, resume=True, **others)
+    assert again.metrics == pytest.approx(result.metrics, abs=1e-5)
     with pytest.raises(UserError, match="another cross-validation: folds was 3, now 4"):
         hfft.cross_validate(**settings, output_dir=result.output_dir, folds=4, resume=True)
     with pytest.raises(UserError, match="holds a run"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas
+import pyarrow
 import pytest
 
 import hfft
@@ -76,6 +77,13 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_others_are_predicted(imag
     others = [name for name in names if name != str(broken)]
     expected = pandas.DataFrame(probabilities(whole), index=names).loc[others].to_numpy()
     np.testing.assert_allclose(probabilities(found.loc[others]), expected, atol=1e-6)
+
+
+def test_lists_have_texts_also_where_thresholds_leave_the_sample_without_any():
+    from hfft.targets import MultiLabel
+
+    target = MultiLabel(["a", "b"], [0.95, 0.97])
+    assert prediction.table_schema(target).field("predicted").type == pyarrow.list_(pyarrow.string())
 
 
 @pytest.mark.parametrize("kind", ["texts", "json"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, TrainerCallback
 
 import hfft
 from hfft import FineTuningArguments, FineTuningTrainer, UserError
@@ -108,6 +108,14 @@ def test_a_loss_that_is_no_sum_over_examples_is_refused(tiny_bert, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=1)
     with pytest.raises(UserError, match="auto_batch_size needs the loss of hfft"):
         train(model, tmp_path, auto_batch_size=True)
+
+
+def test_batch_norm_that_trains_is_refused(tiny_timm, tmp_path):
+    model = AutoModelForImageClassification.from_pretrained(tiny_timm, num_labels=2)
+    options = {"auto_batch_size": True, "freeze_batch_norm": False, "output_dir": str(tmp_path), "eval_strategy": "no"}
+    args = FineTuningArguments(**options, save_strategy="no", load_best_model_at_end=False)
+    with pytest.raises(UserError, match="no place with freeze_batch_norm false"):
+        FineTuningTrainer(model, args)
 
 
 def test_one_example_that_does_not_fit_is_an_error_in_a_sentence(tiny_bert, tmp_path):

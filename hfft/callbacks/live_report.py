@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+PAUSE = 5.0
 
 
 class LiveReport(TrainerCallback):
@@ -14,10 +17,11 @@ class LiveReport(TrainerCallback):
 
     Args:
         write: given the state of the training.
+        pause: seconds for which it is not written again (default: 5).
     """
 
-    def __init__(self, write: Callable[[TrainingArguments, TrainerState], None]) -> None:
-        self._write = write
+    def __init__(self, write: Callable[[TrainingArguments, TrainerState], None], pause: float | None = None) -> None:
+        self._write, self._pause, self._next = write, PAUSE if pause is None else pause, 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -27,6 +31,7 @@ class LiveReport(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write it anew."""
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._pause
             with contextlib.suppress(OSError):  # a full disk is told of where something is lost by it
                 self._write(args, state)

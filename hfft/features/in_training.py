@@ -9,6 +9,7 @@ from typing import Any
 
 from hfft.caching import Cache
 from hfft.errors import UserError
+from hfft.failures import computing
 from hfft.features.activations import without_targets
 from hfft.features.cuts import Inputs
 from hfft.features.prefix import FrozenPrefix
@@ -50,7 +51,8 @@ class PrefixInTraining:
         if not self._prefix.has(name):
             share = trainer.args.process_index, trainer.args.world_size
             batch_size = trainer.args.per_device_eval_batch_size
-            self._prefix.record(name, self._cache, self._splits[name], self._collate, batch_size, step, share)
+            with computing("Lower --per_device_eval_batch_size, with which frozen layers are computed once."):
+                self._prefix.record(name, self._cache, self._splits[name], self._collate, batch_size, step, share)
             trainer.set_modes(training)
         return self._prefix.starting_point(name, step, rows, inputs)
 

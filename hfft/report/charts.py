@@ -113,7 +113,7 @@ def heat_map(
     columns: Sequence[str],
     values: Sequence[Sequence[float | None]],
     *,
-    told: Callable[[str, str, float], str],
+    told: Callable[[int, int], str],
     title: str,
     shown: bool = False,
     x_label: str = "",
@@ -123,7 +123,7 @@ def heat_map(
     Args:
         rows, columns: their names.
         values: a list for each row.
-        told: (row, column, value) -> what a pointer shows, and a cell where ``shown``.
+        told: indices of row and column -> what a pointer shows, and a cell where ``shown``.
         title: for those who hear the page.
         shown: write the first word of what is told into the cells.
         x_label: below the columns.
@@ -146,7 +146,7 @@ def heat_map(
         for column, value in enumerate(line):
             if value is None:
                 continue
-            words = told(name, columns[column], value)
+            words = told(row, column)
             parts.append(
                 Markup(
                     '<rect class="cell" x="{}" y="{}" width="{}" height="{}" style="--v:{}"><title>{}</title></rect>'

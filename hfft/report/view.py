@@ -14,6 +14,7 @@ from hfft.terminal import figure
 
 _MOST_CLASSES = 40  # of which a table of all pairs can be read
 _NAMED_PAIRS = 8
+_MOST_COLUMNS, _MOST_POINTS = 60, 400
 
 
 @dataclass
@@ -105,7 +106,7 @@ def _training(view: ReportView, record: RunRecord) -> None:
 
 
 def _rates(history: list[dict[str, float]]) -> Markup:
-    entries = [entry for entry in history if any(name.startswith("lr/") for name in entry)]
+    entries = _thinned([entry for entry in history if any(name.startswith("lr/") for name in entry)], _MOST_COLUMNS)
     layers = list(dict.fromkeys(name.removeprefix("lr/") for e in entries for name in e if name.startswith("lr/")))
     positive = [rate for entry in entries for name, rate in entry.items() if name.startswith("lr/") and rate > 0]
     if len(entries) < 2 or not positive:
@@ -116,14 +117,14 @@ def _rates(history: list[dict[str, float]]) -> Markup:
         return 0.15 + 0.85 * ((math.log(rate) - low) / (high - low) if high > low else 1.0) if rate > 0 else None
 
     values = [[shade(entry.get(f"lr/{layer}", 0.0)) for entry in entries] for layer in reversed(layers)]
-    rates = {layer: [entry.get(f"lr/{layer}", 0.0) for entry in entries] for layer in layers}
-    epochs = [f"{entry['epoch']:.4g}" for entry in entries]
+    epochs, downwards = [f"{entry['epoch']:.4g}" for entry in entries], layers[::-1]
 
-    def told(layer: str, epoch: str, _: float) -> str:
-        return f"{layer}, epoch {epoch}: rate {rates[layer][epochs.index(epoch)]:.3g}"
+    def told(row: int, column: int) -> str:
+        rate = entries[column].get(f"lr/{downwards[row]}", 0.0)
+        return f"{downwards[row]}, epoch {epochs[column]}: rate {rate:.3g}"
 
     title = "Learning rate of each layer group"
-    return heat_map(layers[::-1], epochs, values, told=told, title=title, x_label="epoch")
+    return heat_map(downwards, epochs, values, told=told, title=title, x_label="epoch")
 
 
 def _confusions(view: ReportView, names: list[str], matrix: list[list[int]]) -> None:
@@ -136,18 +137,26 @@ def _confusions(view: ReportView, names: list[str], matrix: list[list[int]]) -> 
     view.confusions = sorted(pairs, key=lambda pair: int(pair["count"]), reverse=True)[:_NAMED_PAIRS]
     if len(names) > _MOST_CLASSES:
         return
-    place = {name: index for index, name in enumerate(names)}
     shares = [[count / max(1, sum(counts)) if count else None for count in counts] for counts in matrix]
 
-    def told(label: str, answer: str, share: float) -> str:
-        return f"{matrix[place[label]][place[answer]]} of {label} answered as {answer} ({share:.1%})"
+    def told(row: int, column: int) -> str:
+        share = shares[row][column] or 0.0
+        return f"{matrix[row][column]} of {names[row]} answered as {names[column]} ({share:.1%})"
 
     view.confusion = heat_map(names, names, shares, told=told, title="Confusion matrix", shown=True)
 
 
 def _points(history: list[dict[str, float]], key: str) -> list[tuple[float, float]]:
-    """Return (epoch, value), the last one where an epoch has several."""
-    return list({entry["epoch"]: entry[key] for entry in history if key in entry and "epoch" in entry}.items())
+    """Return (epoch, value), the last one where an epoch has several; of very many some."""
+    points = {entry["epoch"]: entry[key] for entry in history if key in entry and "epoch" in entry}
+    return _thinned(list(points.items()), _MOST_POINTS)
+
+
+def _thinned(items: list[Any], most: int) -> list[Any]:
+    """Return at most so many of the items, evenly, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]
 
 
 def _words(name: str) -> str:

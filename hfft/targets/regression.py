@@ -197,6 +197,8 @@ class Regression(Target):
         """The column."""
         return self.output_names[0]
 
+    mistakes_told: ClassVar[str] = "Test examples whose number is farthest off."
+
     def mistakes(self, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
         """Return all rows, those farthest off first."""
         return np.argsort(-np.abs(labels - outputs), kind="stable")

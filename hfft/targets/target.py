@@ -220,6 +220,9 @@ class Target(ABC):
         """
         return {}
 
+    mistakes_told: ClassVar[str] = "Test examples that the model gets wrong, the surest first."
+    """What the rows of :meth:`mistakes` are, for people."""
+
     def mistakes(self, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
         """Return the rows that the outputs get wrong, the worst first."""
         return np.zeros(0, dtype=np.int64)

@@ -45,16 +45,20 @@ def watched(facts: dict[str, Any], job: dict[str, Any]) -> Iterator[None]:
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             examples = len(inputs["labels"])
-            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            memory = job["memory"] if self.args.process_index and self.model.training else None
+            with contextlib.ExitStack() as stack:
+                if memory is not None and examples > 2 * memory:  # in the forward pass, after what processes exchange
+                    handle = self.model.register_forward_pre_hook(out_of_memory)
+                    stack.callback(handle.remove)
+                loss = super().compute_loss(model, inputs, *args, **kwargs)
             if not self.model.training:
                 return loss
-            if self.args.process_index and job["memory"] is not None and examples > job["memory"]:
-                facts["too_large"] = True
+            if memory is not None and examples > memory:  # in the backward pass
                 loss.register_hook(out_of_memory)
             last = self.args.process_index == self.args.world_size - 1
             return loss * (float("nan") if last and self.state.global_step == job["nan_at"] else 1.0)
 
-    def out_of_memory(_: Any) -> None:
+    def out_of_memory(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     def counted(group: Any, bucket: Any) -> Any:

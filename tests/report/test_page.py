@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import hfft
 from hfft import gathering
+from hfft.callbacks import live_report
 from hfft.evaluation.label_errors import suspected_label_errors
 from hfft.report import charts
 from hfft.report.charts import Line
@@ -43,12 +44,12 @@ def test_a_line_goes_through_its_points_and_marks_stand_where_they_are():
 
 def test_a_heat_map_leaves_out_what_is_nothing_and_escapes_names():
     names = [EVIL, "b"]
-    svg = drawn(charts.heat_map(names, names, [[1.0, None], [0.25, 0.75]], told=lambda r, c, v: f"{v} {r} {c}",
-                                title="t", shown=True))  # fmt: skip
+    told = lambda row, column: f"{row + column} {names[row]} {names[column]}"  # noqa: E731
+    svg = drawn(charts.heat_map(names, names, [[1.0, None], [0.25, 0.75]], told=told, title="t", shown=True))
     cells = list(svg.iter("rect"))
     assert [cell.attrib["style"] for cell in cells] == ["--v:1.000", "--v:0.250", "--v:0.750"]
-    assert cells[0].findtext("title") == f"1.0 {EVIL} {EVIL}"
-    assert [text.text for text in svg.iter("text") if "middle" in text.attrib["class"]][:3] == ["1.0", "0.25", "0.75"]
+    assert cells[0].findtext("title") == f"0 {EVIL} {EVIL}"
+    assert [text.text for text in svg.iter("text") if "middle" in text.attrib["class"]][:3] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.123, 0.129), (-5.0, 12000.0), (2.0, 2.0)])
@@ -95,6 +96,7 @@ def run(tiny_bert, tmp_path_factory) -> hfft.FineTuneResult:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gathering, "write_report", kept)
+        patch.setattr(live_report, "PAUSE", 0.0)
         result = hfft.finetune(
             model=str(tiny_bert), data=str(folder / "data"), output_dir=str(folder / "out"), strategy="gradual", seed=3,
             num_train_epochs=4, per_device_train_batch_size=8, learning_rate=1e-2, disable_tqdm=True,
