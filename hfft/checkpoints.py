@@ -112,6 +112,15 @@ class WholeCheckpoints(Trainer):
         if self.args.should_save:
             folder = Path(output_dir if output_dir is not None else str(self.args.output_dir))
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            for weights in folder.glob("*.safetensors"):
+                _share(weights)
+
+
+def _share(file: Path) -> None:
+    """Let others read a file as far as the umask does; safetensors writes for the owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)
 
 
 def fault_of(checkpoint: Path) -> str | None:

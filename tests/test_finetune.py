@@ -63,6 +63,8 @@ def test_the_output_folder_holds_what_the_contract_says(text_run, image_run):
         assert names >= CONTRACT
         assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in names)
         assert any(name.startswith("checkpoint-") for name in names)
+        modes = {(Path(run.output_dir) / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+        assert len(modes) == 1  # who may read the one may read the other
     assert "tokenizer.json" in {path.name for path in Path(text_run.output_dir).iterdir()}
 
 

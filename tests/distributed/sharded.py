@@ -17,7 +17,7 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification, default_data_collator
 
-from hfft import FineTuningArguments, FineTuningTrainer, finetuning, training_arguments
+from hfft import FineTuningArguments, FineTuningTrainer, finetuning, preparing, training_arguments
 
 STEPS, ROWS = 8, 32
 RESUMED = (1, 2, 3)  # of the thaws at 2, 3 and 4
@@ -76,7 +76,7 @@ if __name__ == "__main__":
         "FSDP_STATE_DICT_TYPE": kind,
     }
     if run:
-        finetuning.FineTuningTrainer = ShardedTrainer
+        preparing.FineTuningTrainer = ShardedTrainer
         settings = {"strategy": "lp-ft", "num_train_epochs": 2, "use_cpu": True}
         result = finetuning.finetune(model=run[0], data=run[1], output_dir=folder, **settings)
         assert isinstance(result.trainer.model, torch.distributed.fsdp.FSDPModule)
