@@ -80,6 +80,7 @@ if __name__ == "__main__":
         settings = {"strategy": "lp-ft", "num_train_epochs": 2, "use_cpu": True}
         result = finetuning.finetune(model=run[0], data=run[1], output_dir=folder, **settings)
         assert isinstance(result.trainer.model, torch.distributed.fsdp.FSDPModule)
+        torch.distributed.destroy_process_group()
         sys.exit()
     for step in (None, *RESUMED):
         resume = None if step is None else f"{folder}/whole/checkpoint-{step}"
@@ -91,3 +92,4 @@ if __name__ == "__main__":
         assert isinstance(layer, torch.distributed.fsdp.FSDPModule)
         assert isinstance(layer.attention.self.query.weight, torch.distributed.tensor.DTensor)
         trainer.save_model(f"{folder}/{name}/model")
+    torch.distributed.destroy_process_group()  # its threads would else end with the process, in any order
