@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 
 import hfft
+from hfft.processes import leave
 
 
 def main() -> None:
@@ -24,6 +25,7 @@ def main() -> None:
     if result.trainer.is_world_process_zero():
         for name, value in result.metrics.items():
             print(f"{name}: {value:g}")
+    leave(0)  # as `python -m hfft` does: see there
 
 
 if __name__ == "__main__":  # data loaders start processes that import this file

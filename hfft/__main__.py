@@ -1,17 +1,14 @@
-"""``python -m hfft``, also under ``torchrun`` and ``accelerate launch``."""
+"""``python -m hfft``, and so ``torchrun -m hfft train ...`` and ``accelerate launch -m hfft train ...``."""
 
+import os
 import sys
 
 from hfft.cli import main
 
-
-def leave(code: int) -> None:
-    """End the process; threads of a process group would else end with it in any order, and now and then abort it."""
-    distributed = sys.modules.get("torch.distributed")
-    if code == 0 and distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    leave(main())
+    code = main()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from hfft.processes import leave
+
+        leave(code)
+    sys.exit(code)

@@ -75,6 +75,7 @@ def train(options: argparse.Namespace, file: Path) -> None:
     from transformers import TrainerCallback, ViTConfig, ViTForImageClassification, set_seed
 
     import hfft
+    from hfft.processes import leave
 
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     set_seed(0)
@@ -106,6 +107,7 @@ def train(options: argparse.Namespace, file: Path) -> None:
     trainer.train()
     if trainer.is_world_process_zero():
         file.write_text(json.dumps(options.steps * options.batch_size / (time.perf_counter() - began)))
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification, default_data_collator
 
 from hfft import FineTuningArguments, FineTuningTrainer, finetuning, preparing, training_arguments
+from hfft.processes import leave
 
 STEPS, ROWS = 8, 32
 RESUMED = (1, 2, 3)  # of the thaws at 2, 3 and 4
@@ -80,8 +81,7 @@ if __name__ == "__main__":
         settings = {"strategy": "lp-ft", "num_train_epochs": 2, "use_cpu": True}
         result = finetuning.finetune(model=run[0], data=run[1], output_dir=folder, **settings)
         assert isinstance(result.trainer.model, torch.distributed.fsdp.FSDPModule)
-        torch.distributed.destroy_process_group()
-        sys.exit()
+        leave(0)
     for step in (None, *RESUMED):
         resume = None if step is None else f"{folder}/whole/checkpoint-{step}"
         name = "whole" if step is None else f"resumed-{step}"
@@ -92,4 +92,4 @@ if __name__ == "__main__":
         assert isinstance(layer, torch.distributed.fsdp.FSDPModule)
         assert isinstance(layer.attention.self.query.weight, torch.distributed.tensor.DTensor)
         trainer.save_model(f"{folder}/{name}/model")
-    torch.distributed.destroy_process_group()  # its threads would else end with the process, in any order
+    leave(0)
