@@ -1,4 +1,4 @@
-"""The report of a run that goes on: written anew with every line of the log."""
+"""The report of a run that goes on: written anew with the log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 PAUSE = 5.0
+"""Seconds for which the report is not written again."""
 
 
 class LiveReport(TrainerCallback):
@@ -17,11 +18,10 @@ class LiveReport(TrainerCallback):
 
     Args:
         write: given the state of the training.
-        pause: seconds for which it is not written again (default: 5).
     """
 
-    def __init__(self, write: Callable[[TrainingArguments, TrainerState], None], pause: float | None = None) -> None:
-        self._write, self._pause, self._next = write, PAUSE if pause is None else pause, 0.0
+    def __init__(self, write: Callable[[TrainingArguments, TrainerState], None]) -> None:
+        self._write, self._next = write, 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -32,6 +32,6 @@ class LiveReport(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write it anew."""
         if state.is_world_process_zero and time.monotonic() >= self._next:
-            self._next = time.monotonic() + self._pause
+            self._next = time.monotonic() + PAUSE
             with contextlib.suppress(OSError):  # a full disk is told of where something is lost by it
                 self._write(args, state)
