@@ -1,0 +1,131 @@
+"""Commands that look at data, models and runs, and the demo."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from hfft.commands.frame import (
+    DONE,
+    REFUSED,
+    Parser,
+    count,
+    parse,
+    positive_number,
+    write_json,
+)
+from hfft.terminal import make_console, print_layers
+
+
+def check_command(argv: Sequence[str]) -> int:
+    """Find what is wrong with data before anything is trained."""
+    from hfft.arguments import DataArguments
+
+    parser = Parser(prog="hfft check", description=check_command.__doc__, argument_default=argparse.SUPPRESS)
+    for argument in dataclasses.fields(DataArguments):
+        number = float if argument.type in (float, "float") else str  # transformers resolves the names
+        required = argument.name == "data"
+        parser.add_argument(f"--{argument.name}", type=number, required=required, help=argument.metadata["help"])
+    parser.add_argument("--seed", type=count, help="Of the splits that are drawn (default: that of a run).")
+    parser.add_argument("--model", help="Also compare the inputs with what this model reads; weights are not needed.")
+    parser.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
+    parser.add_argument("--max_length", type=positive_number, help="As for `hfft train`.")
+    parser.add_argument("--output", metavar="F.json", help="Also write the findings to this file.")
+    given = parse(parser, argv)
+    output = given.pop("output", None)
+    from hfft.checking import check, write_report
+    from hfft.paths import require_writable
+    from hfft.terminal import print_findings
+
+    if output is not None:
+        require_writable(Path(output), (".json",), Path(given["data"]))
+    result = check(**given)
+    if output is not None:
+        write_report(result, Path(output))
+    print_findings(make_console(), result)
+    return REFUSED if result.findings.refused else DONE
+
+
+def compare_command(argv: Sequence[str]) -> int:
+    """Compare two runs on the same test examples."""
+    parser = Parser(prog="hfft compare", description=compare_command.__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("first", metavar="OUT1", help="Folder that `hfft train` wrote.")
+    parser.add_argument("second", metavar="OUT2", help="Another one; differences are OUT2 - OUT1.")
+    parser.add_argument("--seed", type=count, help="Of the bootstrap (default: 42).")
+    parser.add_argument("--output", metavar="F.json", help="Also write the comparison to this file.")
+    given = parse(parser, argv)
+    output = given.pop("output", None)
+    from hfft.comparing import compare
+    from hfft.paths import require_writable
+    from hfft.terminal import print_comparison
+
+    if output is not None:
+        require_writable(Path(output), (".json",))
+    result = compare(**given)
+    print_comparison(make_console(), result)
+    if output is not None:
+        write_json(output, result.report())
+    return DONE
+
+
+def layers_command(argv: Sequence[str]) -> int:
+    """Show the layers of a model, and the rate and time at which each would train."""
+    parser = Parser(prog="hfft layers", description=layers_command.__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--model", required=True, help="Hub id or local folder; its weights are not read.")
+    parser.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
+    parser.add_argument("--trust_remote_code", action="store_true", help="Run the code that a repository brings along.")
+    parser.add_argument("--task", help="Registered task (default: what the model can do).")
+    parser.add_argument("--strategy", help="As for `hfft train`.")
+    for name in ("learning_rate", "head_learning_rate", "layer_decay", "epochs_per_group"):
+        parser.add_argument(f"--{name}", type=float, help="As for `hfft train`.")
+    for name in ("freeze", "layer_patterns"):
+        parser.add_argument(f"--{name}", nargs="+", metavar="REGEX", help="As for `hfft train`.")
+    parser.add_argument("--output", metavar="F.png", help="Also draw the layers (.png, .svg or .pdf).")
+    given = parse(parser, argv)
+    output = given.pop("output", None)
+    from hfft.paths import require_writable
+    from hfft.planning import plan_layers
+
+    if output is not None:
+        require_writable(Path(output), (".png", ".svg", ".pdf"))
+    plan = plan_layers(**given)
+    console = make_console()
+    print_layers(console, plan)
+    if output is not None:
+        from hfft.report.figures import draw_layers
+
+        draw_layers(plan, Path(output))
+        console.print(f"Drawn: {output}")
+    return DONE
+
+
+def tasks_command(argv: Sequence[str]) -> int:
+    """List the installed tasks."""
+    Parser(prog="hfft tasks", description=tasks_command.__doc__).parse_args(argv)
+    from rich.table import Table
+
+    from hfft.task import installed_tasks
+
+    table = Table("task", "what it does", "from")
+    for task in installed_tasks():
+        table.add_row(task.name, task.summary, type(task).__module__.split(".")[0])
+    make_console().print(table)
+    return DONE
+
+
+def demo_command(argv: Sequence[str]) -> int:
+    """Show, offline, what a pretrained backbone is worth on a few examples."""
+    parser = Parser(prog="hfft demo", description=demo_command.__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--task", help="image-classification (the default) or text-classification.")
+    parser.add_argument("--output_dir", help="Folder to write to (default: hfft-demo, and the task in it).")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the demo that output_dir holds.")
+    parser.add_argument("--seed", type=count, help="Another seed draws other examples (default: 0).")
+    parser.add_argument("--draws", type=count, help="Draws of the training examples (default: 5).")
+    parser.add_argument("--model", metavar="FOLDER", help="Another backbone to compare with random weights.")
+    given = parse(parser, argv)
+    from hfft.demo import demo
+
+    demo(**given)
+    return DONE

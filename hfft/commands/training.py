@@ -1,0 +1,51 @@
+"""Commands that train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hfft.commands.frame import DONE, announce, quiet_libraries
+
+
+def train_command(argv: Sequence[str]) -> int:
+    """Fine-tune a model and test it."""
+    settings = run_settings("train", train_command.__doc__, argv)
+    if settings is not None:
+        from hfft.finetuning import finetune
+
+        finetune(**settings)
+    return DONE
+
+
+def crossval_command(argv: Sequence[str]) -> int:
+    """Fine-tune a model for each fold of the training examples, and test it on the others."""
+    from hfft.arguments import CrossValidationArguments
+
+    settings = run_settings("crossval", crossval_command.__doc__, argv, CrossValidationArguments)
+    if settings is not None:
+        from hfft.cross_validation import cross_validate
+
+        cross_validate(**settings)
+    return DONE
+
+
+def run_settings(command: str, description: str | None, argv: Sequence[str], *more: type) -> dict[str, Any] | None:
+    """Return what flags and YAML say of a run, or ``None`` where only help was asked for."""
+    if not {"-h", "--help", "--help_all"} & set(argv):
+        announce(command)
+    quiet_libraries()
+    from hfft.parsing import read_yaml, train_parser
+
+    parser = train_parser(command, description, *more)
+    parser.add_argument("--config", metavar="RUN.YAML", help="Read arguments from YAML; flags go before it.")
+    if {"-h", "--help"} & set(argv):
+        parser.print_help()
+        return None
+    if "--help_all" in argv:
+        print(parser.format_help_all())
+        return None
+    given = parser.parse_settings(argv)
+    settings = {**(read_yaml(given["config"], parser) if "config" in given else {}), **given}
+    settings.pop("config", None)
+    return settings
