@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ from hfft.preparing import (
     start_training,
 )
 from hfft.processes import from_first_process
-from hfft.record import RunRecord
+from hfft.record import TRAIN_RUNTIME, RunRecord
 from hfft.report import write_card, write_report
 from hfft.settling import measure_function, rerunnable, settle, task_defaults
 from hfft.strategies import load_strategy
@@ -143,6 +144,7 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     record.data_report = labelled.report(task.name)
     checkpoint = _checkpoint(record, folder, args, console)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
+    begun = time.perf_counter()
     start = start_training(task, loaded, processor, labelled, args, model_arguments.pooling, cache, console)
     for note in start.notes:
         record.notes.append(note)
@@ -156,9 +158,12 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
         with writing(folder, "the run"):
             record.write_run_file(folder)
             record.write_data_report(folder)
-    if load_strategy(args.strategy).trains:
+    trains = load_strategy(args.strategy).trains
+    if trains:
         trainer.add_callback(LiveReport(partial(report_progress, record, trainer, folder)))
         _train(trainer, checkpoint)
+    seconds = from_first_process(time.perf_counter() - begun)
+    if trains:
         record.distances = distances(trainer, task, model_arguments, labelled)
         for told in trainer.guard_notes():
             note_down(record.notes, told, console)
@@ -172,6 +177,7 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
 
     with computing(SMALLER_BATCHES):
         evaluate_run(trainer, task, processor, labelled, record, settled)
+    record.metrics[TRAIN_RUNTIME] = seconds
     if trainer.is_world_process_zero():
         with writing(folder, "metrics and report"):
             record.write_predictions(folder)
