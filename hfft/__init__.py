@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hfft.hub import push
     from hfft.inference import EvaluationResult, evaluate
     from hfft.layers import LayerGroup, LayerStack
+    from hfft.listing import runs
     from hfft.optim import layerwise_optimizer, layerwise_param_groups
     from hfft.prediction import predict
     from hfft.record import RunRecord
@@ -64,6 +65,7 @@ _MODULE_OF = {
     "load_task": "task",
     "predict": "prediction",
     "push": "hub",
+    "runs": "listing",
 }
 
 __all__ = [  # noqa: RUF022 (the version stands last)
@@ -98,6 +100,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "load_task",
     "predict",
     "push",
+    "runs",
     "__version__",
 ]
 

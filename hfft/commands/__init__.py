@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hfft.commands.looking import check_command, compare_command, demo_command, layers_command, tasks_command
+from hfft.commands.looking import (
+    check_command,
+    compare_command,
+    demo_command,
+    layers_command,
+    runs_command,
+    tasks_command,
+)
 from hfft.commands.training import crossval_command, train_command
 from hfft.commands.using import evaluate_command, export_command, predict_command, push_command
 
@@ -14,6 +21,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": evaluate_command,
     "predict": predict_command,
     "compare": compare_command,
+    "runs": runs_command,
     "export": export_command,
     "push": push_command,
     "check": check_command,
