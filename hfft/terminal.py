@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hfft.checking import CheckResult
     from hfft.comparing import Comparison
     from hfft.planning import LayerPlan
+    from hfft.range_test import LearningRateTest
 
 
 def is_first_process() -> bool:
@@ -142,6 +143,22 @@ def print_findings(console: Console, result: CheckResult) -> None:
         console.print(f"{finding.severity}: {short(finding.message)}")
     sizes = ", ".join(f"{size} {name}" for name, size in result.sizes.items())
     console.print("A run would refuse this data." if result.findings.refused else f"A run would go ahead: {sizes}.")
+
+
+def print_range_test(console: Console, result: LearningRateTest) -> None:
+    """Print how far a learning-rate test went and what it suggests."""
+    if result.losses:
+        least = min(range(len(result.smoothed)), key=result.smoothed.__getitem__)
+        end = "where the loss diverged" if result.diverged else "the highest"
+        console.print(
+            f"Learning rate of the head from {result.rates[0]:.2g} to {result.rates[-1]:.2g} ({end}); the least "
+            f"smoothed training loss is {figure(result.smoothed[least])}, at {result.rates[least]:.2g}."
+        )
+    if result.settings:
+        flags = " ".join(f"--{name} {rate:g}" for name, rate in result.settings.items())
+        console.print(f"Suggestion, a tenth of that (Gugger 2018): {flags}")
+    for note in result.notes:
+        console.print(note)
 
 
 def print_runs(console: Console, rows: list[dict[str, Any]]) -> None:
