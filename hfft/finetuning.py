@@ -18,6 +18,7 @@ from hfft.caching import Cache, cache_folder
 from hfft.callbacks.interruption import StopOnSignal
 from hfft.callbacks.live_report import LiveReport
 from hfft.callbacks.progress import TrainingProgress
+from hfft.callbacks.tracking import Trackers, closing_trackers
 from hfft.checkpoints import newest_whole
 from hfft.data import LabelledData
 from hfft.errors import RunInterrupted, UserError, listed
@@ -108,6 +109,7 @@ def require_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return settings if args.chooses else {"validation_size": 0.0, **settings}
 
 
+@closing_trackers()
 def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], console: Console) -> FineTuneResult:
     """Fine-tune on data that has been read; see :func:`finetune`."""
     model_arguments, data_arguments, chosen = split_settings(settings)
@@ -152,6 +154,8 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     trainer = make_trainer(task, loaded, processor, labelled, args, measure, cache, console)
     if args.calibration != "none":
         logit_layers(loaded, _few_inputs(trainer))  # a head that cannot hold a temperature is refused before training
+    trackers = Trackers(trainer, record.settings)
+    trackers.begin()
     if is_first_process():
         if args.overwrite:
             output.set_aside(folder)
@@ -190,6 +194,7 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     print_metrics(console, record.headline_rows(), title, record.target.baseline_name)
     print_per_class(console, record.details)
     console.print(f"Model, report and predictions: {folder}")
+    trackers.finish(record, folder)
     if args.push_to_hub and trainer.is_world_process_zero():  # the last step: whatever fails, the run is complete
         console.print(f"Pushed: {trainer.push_folder(folder)}")
     return FineTuneResult(record.metrics, str(folder), trainer, record)
