@@ -204,9 +204,10 @@ def test_a_tracker_that_fails_later_is_told_of_once_and_loses_nothing(broken, se
 
 def test_a_tracker_that_cannot_start_is_refused_before_training(broken, settings, monkeypatch):
     broken.fails_on = "on_train_begin"
+    local = ["tensorboard"] if importlib.util.find_spec("tensorboard") is not None else []
     monkeypatch.setattr(hfft.FineTuningTrainer, "train", None)
     with pytest.raises(hfft.UserError, match="Broken cannot be started: no quota is left"):
-        hfft.finetune(**settings)
+        hfft.finetune(**{**settings, "report_to": [*local, "broken"]})
     assert not any(Path(settings["output_dir"]).iterdir())
 
 

@@ -14,7 +14,7 @@ from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 from hfft.errors import UserError
 from hfft.processes import from_first_process
 from hfft.record import METRICS_FILE, REPORT_FILE, RUN_FILE, RunRecord
-from hfft.trackers import Finished, Tracker, tracker_of
+from hfft.trackers import Finished, TensorBoard, Tracker, tracker_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ class Trackers(TrainerCallback):
     def __init__(self, trainer: Any, settings: dict[str, Any]) -> None:
         told = {name: str(settings[name]) for name in _TOLD if name in settings}
         found = [tracker_of(callback, trainer, told) for callback in trainer.callback_handler.callbacks]
-        self._trackers = [tracker for tracker in found if tracker is not None]
+        # TensorBoard writes to the run's folder, which is to stay empty where another one cannot be started
+        self._trackers = sorted((t for t in found if t is not None), key=lambda t: isinstance(t, TensorBoard))
         for tracker in self._trackers:
             trainer.remove_callback(tracker.callback)
         if not trainer.is_world_process_zero():
@@ -100,6 +101,21 @@ class Trackers(TrainerCallback):
     ) -> None:
         """Pass on losses, metrics of the validation split and the rate of each layer group."""
         self._send("on_log", logs=dict(logs or {}))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Pass on that a step is done."""
+        self._send("on_step_end")
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Pass on metrics of the validation split, for trackers that take them from here."""
+        self._send("on_evaluate", metrics=metrics)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Pass on that there is a checkpoint."""
