@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from hfft.hub import push
     from hfft.inference import EvaluationResult, evaluate
     from hfft.layers import LayerGroup, LayerStack
+    from hfft.listing import runs
     from hfft.optim import layerwise_optimizer, layerwise_param_groups
     from hfft.prediction import predict
+    from hfft.range_test import LearningRateTest, lr_find
     from hfft.record import RunRecord
     from hfft.strategies import Strategy, list_strategies, load_strategy
     from hfft.task import InputColumn, Task, list_tasks, load_task
@@ -44,6 +46,7 @@ _MODULE_OF = {
     "InputColumn": "task",
     "LayerGroup": "layers",
     "LayerStack": "layers",
+    "LearningRateTest": "range_test",
     "ModelArguments": "arguments",
     "RunRecord": "record",
     "Strategy": "strategies",
@@ -62,8 +65,10 @@ _MODULE_OF = {
     "list_tasks": "task",
     "load_strategy": "strategies",
     "load_task": "task",
+    "lr_find": "range_test",
     "predict": "prediction",
     "push": "hub",
+    "runs": "listing",
 }
 
 __all__ = [  # noqa: RUF022 (the version stands last)
@@ -78,6 +83,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "InputColumn",
     "LayerGroup",
     "LayerStack",
+    "LearningRateTest",
     "ModelArguments",
     "RunRecord",
     "Strategy",
@@ -96,8 +102,10 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "list_tasks",
     "load_strategy",
     "load_task",
+    "lr_find",
     "predict",
     "push",
+    "runs",
     "__version__",
 ]
 

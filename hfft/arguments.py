@@ -66,6 +66,21 @@ class CrossValidationArguments:
 
 
 @dataclass
+class RangeTestArguments:
+    """Between which learning rates the range test goes."""
+
+    lowest_rate: float = field(default=1e-6, metadata={"help": "Learning rate of the head in the first step."})
+    highest_rate: float = field(default=1.0, metadata={"help": "Learning rate of the head in the last step."})
+    steps: int = field(default=100, metadata={"help": "Optimizer steps of the test."})
+    output: str | None = field(default=None, metadata={"help": "Picture to draw (.png, .svg or .pdf)."})
+
+    def __post_init__(self) -> None:
+        require_range(self, "lowest_rate", low=0, low_included=False)
+        require_range(self, "highest_rate", low=self.lowest_rate, low_included=False)
+        require_range(self, "steps", low=10)
+
+
+@dataclass
 class DataArguments:
     """The labelled data, the columns in it, and the splits that are drawn where none are given."""
 

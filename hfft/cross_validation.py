@@ -44,7 +44,7 @@ _DEVICES = "CUDA_VISIBLE_DEVICES"
 # What no result depends on, and a resumed cross-validation may have otherwise.
 _MAY_CHANGE = (
     *("output_dir", "auto_batch_size", "per_device_eval_batch_size", "cache_dir", "cache_budget", "disable_tqdm"),
-    *("report_to", "keep_models", "save_total_limit", "on_nan"),
+    *("report_to", "run_name", "keep_models", "save_total_limit", "on_nan"),
 )
 _MAY_CHANGE_PREFIXES = ("dataloader_", "logging_", "ddp_")
 
@@ -170,6 +170,8 @@ def _cross_validate(
         if number % ranks.size == ranks.rank and not _is_done(place):
             own = {name: value for name, value in settings.items() if name != "overwrite"}
             own |= {"output_dir": str(place), "seed": fold.seed, "resume": output.is_run(place)}
+            if args.report_to:  # a run of its own in each tracker, too
+                own["run_name"] = f"{args.run_name or folder.resolve().name}-{fold.name}"
             try:
                 fine_tune(task, _fold_of(labelled, fold, share, data_arguments, args.seed), own, Console(quiet=True))
             except UserError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from hfft.caching import Cache, cache_folder
 from hfft.callbacks.interruption import StopOnSignal
 from hfft.callbacks.live_report import LiveReport
 from hfft.callbacks.progress import TrainingProgress
+from hfft.callbacks.tracking import Trackers, closing_trackers
 from hfft.checkpoints import newest_whole
 from hfft.data import LabelledData
 from hfft.errors import RunInterrupted, UserError, listed
@@ -36,7 +38,7 @@ from hfft.preparing import (
     start_training,
 )
 from hfft.processes import from_first_process
-from hfft.record import RunRecord
+from hfft.record import TRAIN_RUNTIME, RunRecord
 from hfft.report import write_card, write_report
 from hfft.settling import measure_function, rerunnable, settle, task_defaults
 from hfft.strategies import load_strategy
@@ -107,6 +109,7 @@ def require_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return settings if args.chooses else {"validation_size": 0.0, **settings}
 
 
+@closing_trackers()
 def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], console: Console) -> FineTuneResult:
     """Fine-tune on data that has been read; see :func:`finetune`."""
     model_arguments, data_arguments, chosen = split_settings(settings)
@@ -143,6 +146,7 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     record.data_report = labelled.report(task.name)
     checkpoint = _checkpoint(record, folder, args, console)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
+    begun = time.perf_counter()
     start = start_training(task, loaded, processor, labelled, args, model_arguments.pooling, cache, console)
     for note in start.notes:
         record.notes.append(note)
@@ -150,15 +154,20 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     trainer = make_trainer(task, loaded, processor, labelled, args, measure, cache, console)
     if args.calibration != "none":
         logit_layers(loaded, _few_inputs(trainer))  # a head that cannot hold a temperature is refused before training
+    trackers = Trackers(trainer, record.settings)
+    trackers.begin()
     if is_first_process():
         if args.overwrite:
             output.set_aside(folder)
         with writing(folder, "the run"):
             record.write_run_file(folder)
             record.write_data_report(folder)
-    if load_strategy(args.strategy).trains:
+    trains = load_strategy(args.strategy).trains
+    if trains:
         trainer.add_callback(LiveReport(partial(report_progress, record, trainer, folder)))
         _train(trainer, checkpoint)
+    seconds = from_first_process(time.perf_counter() - begun)
+    if trains:
         record.distances = distances(trainer, task, model_arguments, labelled)
         for told in trainer.guard_notes():
             note_down(record.notes, told, console)
@@ -172,6 +181,7 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
 
     with computing(SMALLER_BATCHES):
         evaluate_run(trainer, task, processor, labelled, record, settled)
+    record.metrics[TRAIN_RUNTIME] = seconds
     if trainer.is_world_process_zero():
         with writing(folder, "metrics and report"):
             record.write_predictions(folder)
@@ -184,6 +194,7 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     print_metrics(console, record.headline_rows(), title, record.target.baseline_name)
     print_per_class(console, record.details)
     console.print(f"Model, report and predictions: {folder}")
+    trackers.finish(record, folder)
     if args.push_to_hub and trainer.is_world_process_zero():  # the last step: whatever fails, the run is complete
         console.print(f"Pushed: {trainer.push_folder(folder)}")
     return FineTuneResult(record.metrics, str(folder), trainer, record)

@@ -26,6 +26,7 @@ REPORT_FILE = "report.html"
 CROSSVAL_FILE = "crossval.json"
 CROSSVAL_SETTINGS = "crossval.yaml"
 FOLDS = "folds"  # where the runs of the folds stand
+TRAIN_RUNTIME = "train_runtime"  # among the metrics: seconds
 PLACEHOLDER = "THIS_FOLDER_OR_REPOSITORY"  # in the card, where the model is named; a push writes the repository there
 
 # What transformers writes of a model, in patterns of file names: weights, configuration, processor.
@@ -77,7 +78,8 @@ class RunRecord:
         suspects_told: what they are, in a sentence or two.
         progress: how far the run is, ``None`` when it is done.
         history: the Trainer's log, an entry each.
-        metrics: flat name -> value, as in metrics.json.
+        metrics: flat name -> value, as in metrics.json; ``train_runtime`` is the time in seconds in which the head was
+            solved and the model trained since the run was last started.
         metric_names: the test metrics in the order in which they are shown.
         interval_notes: how the intervals were made, and which there are none of, a sentence each.
         details: what stands behind the test metrics: see :meth:`hfft.targets.Target.details`.

@@ -27,6 +27,7 @@ from hfft.optim.factory import IN_TRANSFORMERS, require_known_optimizer
 from hfft.optim.schedules import SCHEDULES, require_known
 from hfft.precision import BF16, FP16, resolve_precision
 from hfft.strategies import DEFAULT_STRATEGY, load_strategy
+from hfft.trackers import require_trackers
 
 # Fields of TrainingArguments that a run of hfft has no use for, and what to use instead.
 REPLACED = {
@@ -267,7 +268,13 @@ class FineTuningArguments(TrainingArguments):
     )
     hub_strategy: str = field(default="end", metadata={"help": "Always end: what is pushed is the finished model."})
     disable_tqdm: bool | None = field(default=False, metadata={"help": "Show no progress."})
-    report_to: str | None = field(default="none", metadata={"help": "Trackers: none, all, tensorboard, wandb, ..."})
+    report_to: str | None = field(
+        default="none",
+        metadata={
+            "help": "Trackers: none, tensorboard, wandb, mlflow, trackio, all that are installed, or another one of "
+            "transformers. They get log, metrics, settings and report.html, which shows examples of the data."
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always false: see hfft's collators."})
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "lr_multipliers"]
@@ -324,6 +331,7 @@ class FineTuningArguments(TrainingArguments):
         if own_optimizer:
             self.optim = "adamw_torch"
         super().__post_init__()
+        require_trackers(self.report_to or ())
         if own_schedule:
             self.lr_scheduler_type = schedule
         if own_optimizer:

@@ -70,6 +70,30 @@ def compare_command(argv: Sequence[str]) -> int:
     return DONE
 
 
+def runs_command(argv: Sequence[str]) -> int:
+    """List the runs below a folder with what came of them."""
+    parser = Parser(prog="hfft runs", description=runs_command.__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("folder", metavar="FOLDER", help="Holds the output folders of `hfft train`, at any depth.")
+    parser.add_argument(
+        "--sort", metavar="COLUMN",
+        help="Column of the table, or a metric such as test_accuracy, the best first (default: where).",
+    )  # fmt: skip
+    parser.add_argument("--output", metavar="F.csv", help="Also write them, with all metrics (.csv, .json, .parquet).")
+    given = parse(parser, argv)
+    output = given.pop("output", None)
+    from hfft.listing import runs, write_runs
+    from hfft.paths import require_writable
+    from hfft.terminal import print_runs
+
+    if output is not None:
+        require_writable(Path(output), (".csv", ".json", ".parquet"))
+    rows = runs(**given)
+    print_runs(make_console(), rows)
+    if output is not None:
+        write_runs(rows, Path(output))
+    return DONE
+
+
 def layers_command(argv: Sequence[str]) -> int:
     """Show the layers of a model, and the rate and time at which each would train."""
     parser = Parser(prog="hfft layers", description=layers_command.__doc__, argument_default=argparse.SUPPRESS)
