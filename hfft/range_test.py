@@ -135,7 +135,7 @@ def _test(settings: dict[str, Any], span: RangeTestArguments, console: Console) 
             trainer.train()
     tried, smoothed = rates[: len(rising.losses)], smooth(rising.losses, span.steps)
     suggestion, notes = suggest(tried, np.asarray(rising.losses), smoothed, rising.diverged)
-    if _is_transformer(trainer.model):
+    if suggestion is not None and _is_transformer(trainer.model):
         notes.append(FOR_TRANSFORMERS)
     return LearningRateTest(
         *(tried.tolist(), rising.losses, smoothed.tolist(), suggestion),
