@@ -148,8 +148,8 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     checkpoint = _checkpoint(record, folder, args, console)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
     start = start_training(task, loaded, processor, labelled, args, model_arguments.pooling, cache, console)
-    loaded, told = adapted(task, loaded, processor, labelled, args)
-    for note in (*start.notes, *told):
+    loaded, of_adapters = adapted(task, loaded, processor, labelled, args)
+    for note in (*start.notes, *of_adapters):
         record.notes.append(note)
         console.print(f"  {note[0].upper()}{note[1:]}")
     trainer = make_trainer(task, loaded, processor, labelled, args, measure, cache, console)

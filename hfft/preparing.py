@@ -97,6 +97,13 @@ def load_model(task: Task, arguments: ModelArguments, data: LabelledData, consol
             f"--model: '{arguments.model}' is a {config.model_type} model, which cannot do {task.name}. The data asks "
             "for that task; name another model, or other data."
         )
+    quantized = getattr(config, "quantization_config", None)
+    if quantized is not None:
+        settings = quantized if isinstance(quantized, dict) else quantized.to_dict()
+        raise UserError(
+            f"--model: the weights of '{arguments.model}' are quantized ({settings.get('quant_method', 'somehow')}): "
+            "neither they nor adapters beside them can be trained here. Name the checkpoint that it was made from."
+        )
     model, processor = task.load(arguments, config, data.target)
     data.target, told = data.target.start(model, data.labels("train"), config)
     if told is not None:

@@ -104,7 +104,10 @@ def task_defaults(task: Task, chosen: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in defaults.items() if name != "head_learning_rate"}
     if strategy.rate != 1:
         rate = defaults.get("learning_rate", FineTuningArguments.learning_rate)
-        defaults |= {"learning_rate": rate * strategy.rate, "head_learning_rate": defaults.get("head_learning_rate", rate)}
+        defaults |= {
+            "learning_rate": rate * strategy.rate,
+            "head_learning_rate": defaults.get("head_learning_rate", rate),
+        }
     return defaults
 
 

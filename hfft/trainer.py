@@ -407,6 +407,7 @@ def _options(text: str | None) -> dict[str, Any]:
 
 def group_arguments(args: FineTuningArguments) -> dict[str, Any]:
     """Return the arguments of :func:`hfft.layerwise_param_groups`."""
+    assert not isinstance(args.lr_multipliers, str)  # read when the arguments were made
     multipliers = {**(args.lr_multipliers or {}), **lora_plus_multipliers(args.lora_plus_ratio)}
     return {
         "lr": args.learning_rate,

@@ -156,19 +156,20 @@ class FineTuningArguments(TrainingArguments):
             '{"embeddings": 0}.'
         },
     )
-    lora_rank: int | None = field(
-        default=None, metadata={"help": "Rank of LoRA and DoRA adapters (default: 8)."}
-    )
+    lora_rank: int | None = field(default=None, metadata={"help": "Rank of LoRA and DoRA adapters (default: 8)."})
     lora_alpha: int | None = field(
         default=None,
         metadata={"help": "What LoRA adapters add is multiplied by lora_alpha / lora_rank (default: twice the rank)."},
     )
     lora_dropout: float | None = field(
-        default=None, metadata={"help": "Share of the inputs of LoRA adapters that is dropped in training (default: 0)."}
+        default=None,
+        metadata={"help": "Share of the inputs of LoRA adapters that is dropped in training (default: 0)."},
     )
     lora_plus_ratio: float | None = field(
         default=None,
-        metadata={"help": "LoRA+: learning rate of the matrices B as a multiple of that of A, such as 16 (default: 1)."},
+        metadata={
+            "help": "LoRA+: learning rate of the matrices B as a multiple of that of A, such as 16 (default: 1)."
+        },
     )
     adapter_config: dict[str, Any] | str | None = field(
         default=None,
@@ -180,8 +181,8 @@ class FineTuningArguments(TrainingArguments):
     adapter_targets: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Regular expressions of the modules that get adapters (default: all linear layers, and convolutions "
-            "that mix all channels, between stem and head)."
+            "help": "Regular expressions of the modules that get adapters (default: all linear layers, and "
+            "convolutions that mix all channels, between stem and head)."
         },
     )
     adapter_layers: str | None = field(
@@ -314,7 +315,11 @@ class FineTuningArguments(TrainingArguments):
     report_to: str | None = field(default="none", metadata={"help": "Trackers: none, all, tensorboard, wandb, ..."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always false: see hfft's collators."})
 
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "lr_multipliers", "adapter_config"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "lr_multipliers",
+        "adapter_config",
+    ]
 
     def __post_init__(self) -> None:
         for name, bounds in _RANGES.items():

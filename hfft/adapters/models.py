@@ -21,6 +21,7 @@ from hfft.layers import LayerStack
 from hfft.strategies import load_strategy
 
 _PREFIX = "base_model.model."  # of the names of a model's parameters once PEFT has wrapped it
+_SPELLED = {"LORA": "LoRA", "IA3": "(IA)3"}
 _LORA_B = r"\.lora(_embedding)?_B\."
 """The names of the matrices that LoRA+ (Hayou et al. 2024, arXiv:2402.12354) trains faster."""
 
@@ -54,7 +55,9 @@ def add_adapters(model: Any, args: Any, inputs: Mapping[str, Any] | None = None)
     if "feedforward_modules" in fields:
         fields["feedforward_modules"] = _among(targets, fields["feedforward_modules"])
     config = make_config({**fields, "target_modules": targets, "modules_to_save": head_modules(model, stack)})
-    kind = config.peft_type.value
+    kind = (
+        "DoRA" if getattr(config, "use_dora", False) else _SPELLED.get(config.peft_type.value, config.peft_type.value)
+    )
     model.name_or_path = ""  # by the name PEFT asks the Hub at each checkpoint whether the vocabulary has grown
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -113,9 +116,7 @@ def _told(model: nn.Module, kind: str, targets: Sequence[str], passed_over: Sequ
 
 def trained_parameters(model: nn.Module) -> tuple[int, int]:
     """Return how many numbers train, and how many there are; the copy that PEFT keeps of the head does not count."""
-    parameters = [
-        parameter for name, parameter in model.named_parameters() if ".original_module." not in name
-    ]
+    parameters = [parameter for name, parameter in model.named_parameters() if ".original_module." not in name]
     return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
 
 

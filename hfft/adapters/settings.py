@@ -36,7 +36,9 @@ _FILLED_IN = {
     "layer_replication": "what ships is the architecture of the base model",
     "inference_mode": "adapters are trained here",
 }
-_NOT_MERGED = "gives a model something more to read, which cannot be merged into an ordinary model that pipeline() loads"
+_NOT_MERGED = (
+    "gives a model something more to read, which cannot be merged into an ordinary model that pipeline() loads"
+)
 _UNFIT = {
     "ADALORA": "shares out its ranks in the course of training, which the Trainer has no place for",
     "XLORA": "mixes adapters that are there already",
@@ -80,16 +82,16 @@ def _require_frozen_trunk(args: Any, strategy: Strategy) -> None:
     """Raise :class:`UserError` for arguments that say otherwise than that the trunk stays as it is, whole."""
     if args.freeze:
         raise UserError(
-            f"freeze has no place in the strategy '{strategy.name}', of which all layers are frozen: adapter_layers and "
-            "adapter_targets say which of them have adapters."
+            f"freeze has no place in the strategy '{strategy.name}', in which all layers are frozen: adapter_layers "
+            "and adapter_targets say which of them have adapters."
         )
     if not args.freeze_batch_norm:
         raise UserError(f"freeze_batch_norm false has no place in the strategy '{strategy.name}': the trunk is frozen.")
     require_plain_checkpointing(args, strategy.name)
     if is_sharded(args):
         raise UserError(
-            f"The strategy '{strategy.name}' needs the whole model on each process, into which adapters are merged in the "
-            "end: start it without FSDP and ZeRO stage 3. ZeRO stage 2 shares out what adapters need most."
+            f"The strategy '{strategy.name}' needs the whole model on each process, for adapters to be merged into it "
+            "in the end: start it without FSDP and ZeRO stage 3, or take ZeRO stage 2."
         )
 
 
@@ -115,7 +117,9 @@ def adapter_fields(args: Any, strategy: Strategy) -> dict[str, Any]:
         value = getattr(args, name)
         if value is not None:
             if fields.get(field, value) != value:
-                raise UserError(f"adapter_config says {field}: {fields[field]}, and {name} is {value}: keep one of them.")
+                raise UserError(
+                    f"adapter_config says {field}: {fields[field]}, and {name} is {value}: keep one of them."
+                )
             fields[field] = value
     return fields
 

@@ -73,7 +73,9 @@ def chosen_layers(stack: LayerStack, layers: str | None) -> list[Any]:
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", str(layers).strip())
     last = len(between) - 1
     if match is None:
-        raise UserError(f"adapter_layers must be a number (of the last layers) or a range such as 6-11, got '{layers}'.")
+        raise UserError(
+            f"adapter_layers must be a number (of the last layers) or a range such as 6-11, got '{layers}'."
+        )
     low, high = int(match[1]), int(match[2]) if match[2] else last
     if match[2] is None:
         low = len(between) - int(match[1])
@@ -99,9 +101,7 @@ def _called(model: nn.Module, paths: Sequence[str], inputs: Mapping[str, Any]) -
     """Return which modules the model calls on a batch."""
     called: set[str] = set()
     was_training = model.training
-    hooks = [
-        model.get_submodule(path).register_forward_hook(lambda *_, path=path: called.add(path)) for path in paths
-    ]
+    hooks = [model.get_submodule(path).register_forward_hook(lambda *_, path=path: called.add(path)) for path in paths]
     try:
         model.eval()(**inputs)
     finally:

@@ -141,7 +141,10 @@ class FrozenPrefix:
         return max((cut for cut in cuts if cut <= frozen), default=0)
 
     def _cut(self, frozen: int, sample: list[Any], collate: Collate) -> Cut:
-        """Return the highest cut above so many groups that a trial proves right; raises :class:`CannotCutError` where none is."""
+        """Return the highest cut above so many groups that a trial proves right.
+
+        Raises :class:`CannotCutError` where none is.
+        """
         if not hasattr(self._model, "config"):
             raise CannotCutError("it has no configuration by which its activations could be found again")
         ends = [0, 1], [len(sample) // 2, -2, -1]

@@ -45,7 +45,10 @@ def test_a_file_says_more_of_lora():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"strategy": "full", "lora_rank": 4}, "lora_rank has no place in the strategy 'full': it belongs to lora, dora"),
+        (
+            {"strategy": "full", "lora_rank": 4},
+            "lora_rank has no place in the strategy 'full': it belongs to lora, dora",
+        ),
         ({"strategy": "full", "keep_adapter": True}, "keep_adapter has no place"),
         ({"strategy": "ia3", "lora_rank": 4}, "lora_rank has no place with IA3"),
         ({"strategy": "ia3", "lora_plus_ratio": 4.0}, "lora_plus_ratio has no place with IA3"),
