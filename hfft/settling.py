@@ -97,9 +97,9 @@ def settle(args: FineTuningArguments, task: Task, data: LabelledData, measure: M
 
 
 def task_defaults(task: Task, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return the defaults of task and strategy; a learning rate that the user gave is the head's as well."""
+    """Return the defaults that task and strategy make together; a learning rate that the user gave is the head's as well."""
     strategy = load_strategy(chosen.get("strategy", DEFAULT_STRATEGY))
-    defaults = {**task.defaults, **strategy.defaults}
+    defaults = dict(task.defaults)
     if "learning_rate" in chosen:
         return {name: value for name, value in defaults.items() if name != "head_learning_rate"}
     if strategy.rate != 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hfft.errors import UserError, listed, nearest
@@ -24,7 +24,6 @@ class Strategy:
         adapter: fields of the PEFT configuration whose adapters are trained beside the trunk, which itself stays as it
             is; ``None`` trains the trunk.
         rate: what the task's learning rate is multiplied by where the user gives none; the head's stays what it is.
-        defaults: training arguments that suit the strategy better than those of the task.
     """
 
     name: str
@@ -35,7 +34,6 @@ class Strategy:
     trains: bool = True
     adapter: Mapping[str, Any] | None = None
     rate: float = 1.0
-    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 STRATEGIES = {

@@ -19,6 +19,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 import hfft
 from hfft import FineTuningArguments, FineTuningTrainer, UserError
 from hfft.adapters.models import add_adapters
+from hfft.hub import model_files
 from hfft.planning import plan_layers
 from hfft.settling import task_defaults
 from hfft.task import load_task
@@ -96,7 +97,7 @@ def test_a_text_run_ships_an_ordinary_model_and_adapters_for_the_base(text_run, 
     moved = {name for name, value in base.items() if not torch.equal(value, weights[f"bert.{name}"])}
     dense = {name for name in base if name.endswith(".weight") and "encoder" in name and "LayerNorm" not in name}
     assert moved == dense | {"pooler.dense.weight", "pooler.dense.bias"}
-    assert not (Path(text_run.output_dir) / "adapter_config.json").exists()  # transformers would look for PEFT
+    assert not any("adapter" in path.name for path in model_files(Path(text_run.output_dir)))  # what a push takes
 
 
 @pytest.mark.parametrize("strategy", ["lora", "dora"])
@@ -256,10 +257,9 @@ def test_what_lies_below_the_adapters_is_computed_once(tiny_bert: Path, text_fol
     cached = run_in(tmp_path, tiny_bert, text_folder, **settings)
     kept = {path.name for path in (tmp_path / "cache" / "hfft").glob("activations-*")}
     assert kept
-    other_seed = {**settings, "seed": 4, "lora_rank": 2}  # other adapters on the same weights find them again
-    run_in(tmp_path, tiny_bert, text_folder, overwrite=True, data_seed=SETTINGS["seed"], **other_seed)
-    again = {path.name for path in (tmp_path / "cache" / "hfft").glob("activations-*")}
-    assert again >= kept
+    others = {**settings, "lora_rank": 2, "learning_rate": 1e-2}  # on the same weights: they find them again
+    run_in(tmp_path, tiny_bert, text_folder, overwrite=True, **others)
+    assert {path.name for path in (tmp_path / "cache" / "hfft").glob("activations-*")} == kept
     plain = run_in(tmp_path / "plain", tiny_bert, text_folder, cache_activations=False, **settings)
     losses = [[entry["eval_loss"] for entry in run.record.history if "eval_loss" in entry] for run in (cached, plain)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)

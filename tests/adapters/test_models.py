@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel
+from timm.models.beit import Beit
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import nn
 from transformers import (
     AutoModelForImageClassification,
@@ -20,7 +23,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from hfft import FineTuningArguments, LayerStack, UserError, layerwise_param_groups
+from hfft import FineTuningArguments, FineTuningTrainer, LayerStack, UserError, layerwise_param_groups
 from hfft.adapters.models import Adapter, add_adapters, merge, trained_parameters
 from hfft.adapters.targets import find_targets
 from hfft.trainer import group_arguments
@@ -240,3 +243,32 @@ def test_a_head_that_was_changed_after_the_merge_stands_in_the_adapter(tmp_path:
     again = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
     torch.testing.assert_close(logits(again, IDS), logits(merged, IDS), atol=1e-5, rtol=1e-5)
     assert again.peft_config["default"].base_model_name_or_path == "base"
+
+
+def test_gradual_unfreezing_thaws_adapters_and_never_what_is_below_them(tmp_path: Path):
+    args = FineTuningArguments(
+        output_dir=str(tmp_path), strategy="gradual", learning_rate=0.05, max_steps=8, eval_strategy="no",
+        load_best_model_at_end=False, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    wrapped, _ = add_adapters(bert(), arguments())
+    before = {name: value.clone() for name, value in wrapped.state_dict().items()}
+    trains = {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
+    data = Dataset.from_dict({"input_ids": [[2, i, 3] for i in range(4, 16)], "labels": [i % 3 for i in range(12)]})
+    trainer = FineTuningTrainer(wrapped, args, train_dataset=data.with_format("torch"))
+    trainer.train()
+    assert {name for name, value in wrapped.state_dict().items() if not torch.equal(value, before[name])} == trains
+    assert trainer.thaws()["bert.encoder.layer.0"] > trainer.thaws()["bert.encoder.layer.1"] > 0
+
+
+@pytest.mark.parametrize("family", ["BEiT", "Swin v2"])
+def test_the_attention_of_some_timm_models_is_read_without_being_called(family: str):
+    small = {"img_size": 32, "num_classes": 3}
+    if family == "BEiT":
+        model: Any = Beit(patch_size=8, embed_dim=32, depth=2, num_heads=2, **small)
+    else:
+        sizes = {"embed_dim": 16, "depths": (1, 1), "num_heads": (2, 2), "window_size": 4}
+        model = SwinTransformerV2(patch_size=2, **sizes, **small)
+    targets, passed_over = find_targets(model, LayerStack.from_model(model), inputs={"x": PIXELS["pixel_values"]})
+    assert len(passed_over) == 2
+    assert all(path.endswith("attn.qkv") for path in passed_over)
+    assert any(path.endswith("attn.proj") for path in targets)
