@@ -97,7 +97,7 @@ def settle(args: FineTuningArguments, task: Task, data: LabelledData, measure: M
 
 
 def task_defaults(task: Task, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return the defaults that task and strategy make together; a learning rate that the user gave is the head's as well."""
+    """Return the defaults of task and strategy; a learning rate that the user gave is the head's as well."""
     strategy = load_strategy(chosen.get("strategy", DEFAULT_STRATEGY))
     defaults = dict(task.defaults)
     if "learning_rate" in chosen:

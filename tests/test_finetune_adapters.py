@@ -23,7 +23,7 @@ from hfft.hub import model_files
 from hfft.planning import plan_layers
 from hfft.settling import task_defaults
 from hfft.task import load_task
-from tests.conftest import WORDS, save_timm_model, write_csv
+from tests.conftest import WORDS, save_timm_model, save_tiny_bert, write_csv
 from tests.test_finetune import QUICK
 
 PIPELINE = """
@@ -72,7 +72,9 @@ def assert_pipeline_answers_as_the_run(run: hfft.FineTuneResult) -> None:
             assert row[f"probability_{name}"] == pytest.approx(probability, abs=1e-5)
 
 
-def assert_adapter_reloads(run: hfft.FineTuneResult, auto: Any, base: Path, inputs: dict[str, Any]) -> None:
+def assert_adapter_reloads(
+    run: hfft.FineTuneResult, auto: Any, base: Path, inputs: dict[str, Any], rtol: float = 1e-5
+) -> None:
     """The adapters on the base model answer as the model that ships, and otherwise than the base model alone."""
     folder = Path(run.output_dir)
     merged = auto.from_pretrained(folder).eval()
@@ -82,7 +84,7 @@ def assert_adapter_reloads(run: hfft.FineTuneResult, auto: Any, base: Path, inpu
     assert reloaded.peft_config["default"].base_model_name_or_path == str(base)
     with torch.no_grad():
         expected, found = merged(**inputs).logits, reloaded(**inputs).logits
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=rtol)
         with reloaded.disable_adapter():
             assert (reloaded(**inputs).logits - expected).abs().max() > 1e-2
     assert any(value.abs().max() > 0 for name, value in reloaded.named_parameters() if "lora_B" in name)
@@ -215,7 +217,9 @@ def test_where_training_only_harms_the_solved_head_ships(tiny_bert: Path, text_f
     assert all(torch.equal(value, weights[f"bert.{name}"]) for name, value in base.items() if "pooler" not in name)
 
 
-def test_numbers_and_temperatures_stand_in_the_kept_adapter_too(tiny_bert: Path, tmp_path: Path):
+def test_numbers_and_temperatures_stand_in_the_kept_adapter_too(tmp_path: Path):
+    # dropout before a head that is solved on random features makes losses of hundreds
+    bert = save_tiny_bert(tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     words = [(word, index) for index, of_one in enumerate(WORDS.values()) for word in of_one * 6]
     names = sorted(WORDS)
     for split in ("train", "test"):
@@ -225,14 +229,14 @@ def test_numbers_and_temperatures_stand_in_the_kept_adapter_too(tiny_bert: Path,
         # every third label says nothing, for the answers not to be all right
         labels = [names[(index + (row % 3 == 0) * (row % 2)) % 3] for row, (_, index) in enumerate(words)]
         write_csv(tmp_path / "classes" / f"{split}.csv", list(zip(texts, labels, strict=True)))
+    # behind a pooler that is nearly linear the weights of a solved head are in the hundreds, and so is what they round
     inputs = {"input_ids": torch.tensor([[2, 9, 3], [2, 12, 3]])}
-    settings = {"learning_rate": 1e-3, "validation_size": 0.4}
-    of_numbers = run_in(tmp_path / "a", tiny_bert, tmp_path / "numbers", **settings)
-    assert_adapter_reloads(of_numbers, AutoModelForSequenceClassification, tiny_bert, inputs)
-    calm = {**settings, "learning_rate": 1e-5, "calibration": "temperature"}
-    calibrated = run_in(tmp_path / "b", tiny_bert, tmp_path / "classes", **calm)
+    settings = {"learning_rate": 1e-5, "validation_size": 0.4}
+    of_numbers = run_in(tmp_path / "a", bert, tmp_path / "numbers", problem_type="regression", **settings)
+    assert_adapter_reloads(of_numbers, AutoModelForSequenceClassification, bert, inputs, rtol=1e-4)
+    calibrated = run_in(tmp_path / "b", bert, tmp_path / "classes", calibration="temperature", **settings)
     assert calibrated.record.temperature is not None
-    assert_adapter_reloads(calibrated, AutoModelForSequenceClassification, tiny_bert, inputs)
+    assert_adapter_reloads(calibrated, AutoModelForSequenceClassification, bert, inputs, rtol=1e-4)
 
 
 def test_several_classes_train_with_adapters(tiny_bert: Path, tmp_path: Path):
