@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers import set_seed
 
 from hfft import output
+from hfft.adapters.models import Adapter, is_adapted, merge
 from hfft.base_model import BaseModel
 from hfft.caching import Cache, cache_folder
 from hfft.callbacks.interruption import StopOnSignal
@@ -29,6 +30,7 @@ from hfft.launching import is_sharded, is_zero3
 from hfft.parsing import split_settings, training_arguments
 from hfft.preparing import (
     SMALLER_BATCHES,
+    adapted,
     keep_architecture,
     load_model,
     make_trainer,
@@ -38,7 +40,7 @@ from hfft.preparing import (
     start_training,
 )
 from hfft.processes import from_first_process
-from hfft.record import TRAIN_RUNTIME, RunRecord
+from hfft.record import ADAPTER_FOLDER, TRAIN_RUNTIME, RunRecord
 from hfft.report import write_card, write_report
 from hfft.settling import measure_function, rerunnable, settle, task_defaults
 from hfft.strategies import load_strategy
@@ -118,7 +120,9 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     if args.world_size > 1:
         require_like_machines(labelled, args)
     if is_sharded(args):
-        keep_architecture(model_arguments)
+        keep_architecture(model_arguments, "which FSDP and ZeRO stage 3 leave in parts")
+    if args.keep_adapter:
+        keep_architecture(model_arguments, "and adapters by themselves are for the base model as it is")
     if is_zero3() and labelled.target.problem_type == Regression.problem_type:
         raise UserError(
             "Numbers cannot be trained with ZeRO stage 3: their unit is folded into the last layer, of which no "
@@ -148,7 +152,8 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
     begun = time.perf_counter()
     start = start_training(task, loaded, processor, labelled, args, model_arguments.pooling, cache, console)
-    for note in start.notes:
+    loaded, of_adapters = adapted(task, loaded, processor, labelled, args)
+    for note in (*start.notes, *of_adapters):
         record.notes.append(note)
         console.print(f"  {note[0].upper()}{note[1:]}")
     trainer = make_trainer(task, loaded, processor, labelled, args, measure, cache, console)
@@ -163,9 +168,11 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
             record.write_run_file(folder)
             record.write_data_report(folder)
     trains = load_strategy(args.strategy).trains
+    adapter: Adapter | None = None
     if trains:
         trainer.add_callback(LiveReport(partial(report_progress, record, trainer, folder)))
         _train(trainer, checkpoint)
+        adapter = _merge(trainer)
     seconds = from_first_process(time.perf_counter() - begun)
     if trains:
         record.distances = distances(trainer, task, model_arguments, labelled)
@@ -176,6 +183,9 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     with writing(folder, "the model"):
         # the push is at the end
         trainer.save_model(str(folder), _internal_call=True)  # before anything that could fail: nothing trained is lost
+        if adapter is not None and args.keep_adapter and is_first_process():
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            adapter.save(folder / ADAPTER_FOLDER, model, str(model_arguments.model), model_arguments.revision)
     if is_first_process():
         output.discard(folder)
 
@@ -234,6 +244,16 @@ def _train(trainer: FineTuningTrainer, checkpoint: str | None) -> None:
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, TrainingProgress):
                 callback.close()
+
+
+def _merge(trainer: FineTuningTrainer) -> Adapter | None:
+    """Put the ordinary model in the place of one with adapters; return them by themselves, if there are any."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not is_adapted(model):
+        return None
+    trainer.model, adapter = merge(model)
+    trainer.model_wrapped = trainer.model
+    return adapter
 
 
 def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: RunRecord, console: Console) -> bool:

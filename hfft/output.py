@@ -14,6 +14,7 @@ import yaml
 from hfft.checkpoints import UNFINISHED
 from hfft.errors import UserError
 from hfft.record import (
+    ADAPTER_FOLDER,
     CARD_FILE,
     CROSSVAL_FILE,
     CROSSVAL_SETTINGS,
@@ -35,7 +36,7 @@ ASIDE = ".replaced"  # where an old run waits until the new model is saved
 _PRODUCTS = (
     *MODEL_FILES,
     *(RUN_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE),
-    *(CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS),
+    *(CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS, ADAPTER_FOLDER),
 )
 # A checkpoint belongs to these; another value would train another model from its weights.
 _FIXED_ON_RESUME = (
@@ -59,6 +60,8 @@ _FIXED_ON_RESUME = (
         "lr_multipliers",
         "lr_scheduler_type",
     ),
+    *("lora_rank", "lora_alpha", "lora_dropout", "lora_plus_ratio"),
+    *("adapter_config", "adapter_targets", "adapter_layers"),
     *("max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "weight_decay"),
 )
 
@@ -113,8 +116,8 @@ def drop_model(folder: Path) -> None:
     """Delete model, card and checkpoints of a run of which only the figures are wanted."""
     for path in [path for pattern in (*MODEL_FILES, CARD_FILE) for path in folder.glob(pattern)]:
         path.unlink()
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    for of_training in (*folder.glob("checkpoint-*"), *folder.glob(ADAPTER_FOLDER)):
+        shutil.rmtree(of_training)
 
 
 def require_same_run(folder: Path, checkpoint: str, settings: dict[str, Any], target: Target) -> None:

@@ -25,6 +25,7 @@ CARD_FILE = "README.md"
 REPORT_FILE = "report.html"
 CROSSVAL_FILE = "crossval.json"
 CROSSVAL_SETTINGS = "crossval.yaml"
+ADAPTER_FOLDER = "adapter"  # the adapters by themselves, where they are kept
 FOLDS = "folds"  # where the runs of the folds stand
 TRAIN_RUNTIME = "train_runtime"  # among the metrics: seconds
 PLACEHOLDER = "THIS_FOLDER_OR_REPOSITORY"  # in the card, where the model is named; a push writes the repository there
@@ -39,7 +40,7 @@ MODEL_FILES = (
     *("tokenizer.model", "prophetnet.tokenizer", "entity_vocab.json", "emoji.json", "byte_maps.json"),
 )
 
-_PACKAGES = ("hfft", "torch", "transformers", "timm", "accelerate", "datasets", "scikit-learn")
+_PACKAGES = ("hfft", "torch", "transformers", "timm", "peft", "accelerate", "datasets", "scikit-learn")
 
 
 @dataclass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hfft.errors import UserError, listed, nearest
 
@@ -19,6 +21,9 @@ class Strategy:
         solved_head: whether the head starts as the solution for the trunk's features, and not at random, unless
             ``head_start`` says otherwise.
         trains: whether anything is trained after that.
+        adapter: fields of the PEFT configuration whose adapters are trained beside the trunk, which itself stays as it
+            is; ``None`` trains the trunk.
+        rate: what the task's learning rate is multiplied by where the user gives none; the head's stays what it is.
     """
 
     name: str
@@ -27,6 +32,8 @@ class Strategy:
     gradual: bool = False
     solved_head: bool = False
     trains: bool = True
+    adapter: Mapping[str, Any] | None = None
+    rate: float = 1.0
 
 
 STRATEGIES = {
@@ -49,6 +56,41 @@ STRATEGIES = {
         ),
         # Kumar et al. 2022, arXiv:2202.10054: a head that fits does not distort the features in the first steps
         Strategy("lp-ft", "a solved head first, then all layers", layerwise=True, solved_head=True),
+        # Hu et al. 2022, arXiv:2106.09685
+        Strategy(
+            "lora",
+            "a solved head first, then low-rank adapters beside the layers, merged into them in the end",
+            layerwise=True,
+            solved_head=True,
+            adapter={"peft_type": "LORA"},
+            rate=10.0,
+        ),
+        # Liu et al. 2024, arXiv:2402.09353
+        Strategy(
+            "dora",
+            "as lora, but with the norm of each output's weights trained apart",
+            layerwise=True,
+            solved_head=True,
+            adapter={"peft_type": "LORA", "use_dora": True},
+            rate=10.0,
+        ),
+        # Liu et al. 2022, arXiv:2205.05638
+        Strategy(
+            "ia3",
+            "a solved head first, then a factor for each output of the layers, merged into them in the end",
+            layerwise=True,
+            solved_head=True,
+            adapter={"peft_type": "IA3", "feedforward_modules": []},
+            rate=30.0,
+        ),
+        Strategy(
+            "peft",
+            "a solved head first, then what adapter_config says, merged in the end",
+            layerwise=True,
+            solved_head=True,
+            adapter={},
+            rate=10.0,
+        ),
     )
 }
 DEFAULT_STRATEGY = "full"

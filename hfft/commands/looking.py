@@ -104,7 +104,9 @@ def layers_command(argv: Sequence[str]) -> int:
     parser.add_argument("--strategy", help="As for `hfft train`.")
     for name in ("learning_rate", "head_learning_rate", "layer_decay", "epochs_per_group"):
         parser.add_argument(f"--{name}", type=float, help="As for `hfft train`.")
-    for name in ("freeze", "layer_patterns"):
+    for name in ("lora_rank", "adapter_config", "adapter_layers"):
+        parser.add_argument(f"--{name}", type=count if name == "lora_rank" else str, help="As for `hfft train`.")
+    for name in ("freeze", "layer_patterns", "adapter_targets"):
         parser.add_argument(f"--{name}", nargs="+", metavar="REGEX", help="As for `hfft train`.")
     parser.add_argument("--output", metavar="F.png", help="Also draw the layers (.png, .svg or .pdf).")
     given = parse(parser, argv)
