@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from hfft import output
 from hfft.adapters.models import Adapter, is_adapted, merge
+from hfft.adapters.quantizing import beside_whole_weights
 from hfft.base_model import BaseModel
 from hfft.caching import Cache, cache_folder
 from hfft.callbacks.interruption import StopOnSignal
@@ -24,6 +25,7 @@ from hfft.checkpoints import newest_whole
 from hfft.data import LabelledData
 from hfft.errors import RunInterrupted, UserError, listed
 from hfft.failures import computing, writing
+from hfft.features.start import MODEL
 from hfft.gathering import distances, evaluate_run, report_progress, show_examples
 from hfft.hub import require_login
 from hfft.launching import is_sharded, is_zero3
@@ -35,6 +37,7 @@ from hfft.preparing import (
     load_model,
     make_trainer,
     note_down,
+    quantized,
     read_data,
     require_like_machines,
     start_training,
@@ -151,9 +154,13 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     checkpoint = _checkpoint(record, folder, args, console)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
     begun = time.perf_counter()
+    whole = loaded
+    loaded, of_quantizing = quantized(task, loaded, processor, labelled, args)
     start = start_training(task, loaded, processor, labelled, args, model_arguments.pooling, cache, console)
+    if args.load_in_4bit and start.pooling != MODEL:
+        task.pool(whole, start.pooling)
     loaded, of_adapters = adapted(task, loaded, processor, labelled, args)
-    for note in (*start.notes, *of_adapters):
+    for note in (*of_quantizing, *start.notes, *of_adapters):
         record.notes.append(note)
         console.print(f"  {note[0].upper()}{note[1:]}")
     trainer = make_trainer(task, loaded, processor, labelled, args, measure, cache, console)
@@ -172,7 +179,7 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     if trains:
         trainer.add_callback(LiveReport(partial(report_progress, record, trainer, folder)))
         _train(trainer, checkpoint)
-        adapter = _merge(trainer)
+        adapter = _merge(trainer, whole)
     seconds = from_first_process(time.perf_counter() - begun)
     if trains:
         record.distances = distances(trainer, task, model_arguments, labelled)
@@ -246,11 +253,16 @@ def _train(trainer: FineTuningTrainer, checkpoint: str | None) -> None:
                 callback.close()
 
 
-def _merge(trainer: FineTuningTrainer) -> Adapter | None:
-    """Put the ordinary model in the place of one with adapters; return them by themselves, if there are any."""
+def _merge(trainer: FineTuningTrainer, whole: Any) -> Adapter | None:
+    """Put the ordinary model in the place of one with adapters; return them by themselves, if there are any.
+
+    ``whole`` is the model whose layers were held in 4 bits, if they were.
+    """
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not is_adapted(model):
         return None
+    if trainer.args.load_in_4bit:
+        model = beside_whole_weights(whole, model)
     trainer.model, adapter = merge(model)
     trainer.model_wrapped = trainer.model
     return adapter
@@ -284,7 +296,7 @@ def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: 
     has_validation = "validation" in data.splits
     record.target, told = from_first_process(data.target.finish(model, predict if has_validation else None))
     note_down(record.notes, told, console)
-    return told is not None or record.temperature is not None
+    return told is not None or record.temperature is not None or args.load_in_4bit
 
 
 def _few_inputs(trainer: FineTuningTrainer) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def evaluate_run(
 
     Args:
         trainer, task, processor, data, record: of the run.
-        settled: whether thresholds have been tuned since training, or a temperature fitted.
+        settled: whether thresholds have been tuned since training, a temperature fitted, or rounded weights replaced.
     """
     target = record.target
     inputs = data.encoded("test", task.encoder(processor, training=False), seed=trainer.args.seed)

@@ -116,12 +116,16 @@ def _gradients(
         return list(torch.autograd.grad(loss, weights))
 
 
+def dtype_of(precision: str) -> torch.dtype:
+    """Return torch's name of a number format."""
+    return {FP32: torch.float32, BF16: torch.bfloat16, FP16: torch.float16}[precision]
+
+
 def autocast_on(device: torch.device, precision: str) -> Callable[[], contextlib.AbstractContextManager[object]]:
     """Return what makes a context in which modules compute in this format, as far as that is safe."""
-    dtypes = {BF16: torch.bfloat16, FP16: torch.float16}
-    if precision not in dtypes:
+    if precision == FP32:
         return contextlib.nullcontext
-    return functools.partial(torch.autocast, device.type, dtypes[precision])
+    return functools.partial(torch.autocast, device.type, dtype_of(precision))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from rich.console import Console
 from transformers import EvalPrediction, PrinterCallback, ProgressCallback
 
 from hfft.adapters.models import add_adapters
+from hfft.adapters.quantizing import quantize
 from hfft.arguments import ModelArguments
 from hfft.caching import Cache
 from hfft.callbacks.progress import TrainingProgress
@@ -102,7 +103,8 @@ def load_model(task: Task, arguments: ModelArguments, data: LabelledData, consol
         settings = quantized if isinstance(quantized, dict) else quantized.to_dict()
         raise UserError(
             f"--model: the weights of '{arguments.model}' are quantized ({settings.get('quant_method', 'somehow')}): "
-            "neither they nor adapters beside them can be trained here. Name the checkpoint that it was made from."
+            "adapters are merged into weights in full precision. Name the checkpoint that it was made from; "
+            "load_in_4bit true quantizes that while adapters train."
         )
     model, processor = task.load(arguments, config, data.target)
     data.target, told = data.target.start(model, data.labels("train"), config)
@@ -142,16 +144,31 @@ def start_training(
         )
 
 
+def quantized(
+    task: Task, model: Any, processor: Any, data: LabelledData, args: FineTuningArguments
+) -> tuple[Any, list[str]]:
+    """Return the model with layers in 4 bits where the run asks for it, and what to tell; or the model as it is."""
+    if not args.load_in_4bit:
+        return model, []
+    small, told = quantize(model, args, _few_inputs(task, model, processor, data))
+    return small, [told]
+
+
 def adapted(
     task: Task, model: Any, processor: Any, data: LabelledData, args: FineTuningArguments
 ) -> tuple[Any, list[str]]:
     """Return the model with the adapters that the strategy trains, and what to tell of them; or the model as it is."""
     if load_strategy(args.strategy).adapter is None:
         return model, []
+    return add_adapters(model, args, _few_inputs(task, model, processor, data))
+
+
+def _few_inputs(task: Task, model: Any, processor: Any, data: LabelledData) -> dict[str, Any]:
+    """Return a batch of two training examples, or of the only one, on the model's device."""
     split = data.splits["train"]
     examples = encoded(split.select(range(min(2, len(split)))), task.encoder(processor, training=False), None, seed=0)
     batch = task.collator(processor)([examples[row] for row in range(len(examples))])
-    return add_adapters(model, args, model_inputs(batch, next(model.parameters()).device))
+    return model_inputs(batch, next(model.parameters()).device)
 
 
 def make_trainer(

@@ -172,6 +172,13 @@ class FineTuningArguments(TrainingArguments):
             "help": "LoRA+: learning rate of the matrices B as a multiple of that of A, such as 16 (default: 1)."
         },
     )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata={
+            "help": "QLoRA: hold the linear layers between stem and head in 4 bits (NF4) while LoRA, DoRA or (IA)3 "
+            "adapters train; what ships is in full precision. Needs bitsandbytes (extra quantize)."
+        },
+    )
     adapter_config: dict[str, Any] | str | None = field(
         default=None,
         metadata={

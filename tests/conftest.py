@@ -116,15 +116,8 @@ def save_tiny_bert(root: Path, **options: Any) -> Path:
         mask_token="[MASK]",
     ).save_pretrained(root)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(special + words),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=48,
-        **options,
-    )
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(special + words), max_position_embeddings=48, **{**sizes, **options})
     BertModel(config).save_pretrained(root)
     return root
 

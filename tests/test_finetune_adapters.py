@@ -63,9 +63,9 @@ def shipped(run: hfft.FineTuneResult) -> dict[str, torch.Tensor]:
     return load_file(Path(run.output_dir) / "model.safetensors")
 
 
-def assert_pipeline_answers_as_the_run(run: hfft.FineTuneResult) -> None:
+def assert_pipeline_answers_as_the_run(run: hfft.FineTuneResult, program: str = PIPELINE) -> None:
     table = Dataset.from_parquet(str(Path(run.output_dir) / "predictions.parquet"), keep_in_memory=True)
-    command = [sys.executable, "-c", PIPELINE, run.record.task, run.output_dir, json.dumps(table["input"][:6])]
+    command = [sys.executable, "-c", program, run.record.task, run.output_dir, json.dumps(table["input"][:6])]
     answers = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     for row, answer in zip(table.select(range(6)), answers, strict=True):
         for name, probability in answer.items():

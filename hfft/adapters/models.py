@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hfft.adapters.quantizing import is_in_4bit, whole_size
 from hfft.adapters.settings import adapter_fields, make_config
 from hfft.adapters.targets import find_targets, head_modules
 from hfft.checkpoints import let_others_read
@@ -96,7 +97,8 @@ def _rehearse(model: Any, inputs: Mapping[str, Any] | None) -> None:
             model.train(was_training)
         layers = {type(module): module for module in model.modules() if isinstance(module, BaseTunerLayer)}
         for layer in layers.values():
-            if not any(parameter.is_meta for parameter in layer.parameters()):
+            # weights in 4 bits are not what adapters are merged into in the end
+            if not any(parameter.is_meta or is_in_4bit(parameter) for parameter in layer.parameters()):
                 copy.deepcopy(layer).merge(safe_merge=True)
 
 
@@ -117,7 +119,7 @@ def _told(model: nn.Module, kind: str, targets: Sequence[str], passed_over: Sequ
 def trained_parameters(model: nn.Module) -> tuple[int, int]:
     """Return how many numbers train, and how many there are; the copy that PEFT keeps of the head does not count."""
     parameters = [parameter for name, parameter in model.named_parameters() if ".original_module." not in name]
-    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(whole_size(p) for p in parameters)
 
 
 @dataclass

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from hfft.adapters.quantizing import require_quantizable
 from hfft.arguments import require_range
 from hfft.errors import UserError, listed, nearest
 from hfft.launching import is_sharded, require_plain_checkpointing
@@ -23,7 +25,10 @@ LORA_FIELDS = {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lo
 _DEFAULT_RANK = 8
 _ALPHA_OF_RANK = 2  # lora_alpha / r scales what an adapter adds
 _LARGEST_FILE = 1_000_000  # bytes
-_ARGUMENTS = (*LORA_FIELDS, "lora_plus_ratio", "adapter_config", "adapter_targets", "adapter_layers", "keep_adapter")
+_ARGUMENTS = (
+    *(*LORA_FIELDS, "lora_plus_ratio", "load_in_4bit"),
+    *("adapter_config", "adapter_targets", "adapter_layers", "keep_adapter"),
+)
 
 # Fields of PEFT's configurations that hfft fills in, and what says the same here.
 _FILLED_IN = {
@@ -76,6 +81,8 @@ def require_adapter_arguments(args: Any, strategy: Strategy) -> None:
     elif lora := [name for name in (*LORA_FIELDS, "lora_plus_ratio") if getattr(args, name) is not None]:
         raise UserError(f"{lora[0]} has no place with {fields['peft_type']}: it belongs to LORA.")
     make_config(adapter_fields(args, strategy))
+    if args.load_in_4bit:
+        require_quantizable(args, fields, os.environ)
 
 
 def _require_frozen_trunk(args: Any, strategy: Strategy) -> None:
