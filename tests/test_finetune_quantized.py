@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,6 +19,7 @@ from hfft import FineTuningArguments, FineTuningTrainer, UserError
 from hfft.adapters import quantizing
 from hfft.adapters.models import add_adapters, trained_parameters
 from tests.conftest import save_timm_model, save_tiny_bert
+from tests.distributed.test_two_processes import launch
 from tests.test_finetune_adapters import PIPELINE, assert_pipeline_answers_as_the_run, run_in, shipped
 
 pytest.importorskip("bitsandbytes")
@@ -166,34 +168,47 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit(bert: Path, text_folder: Pat
     assert not (checkpoint / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"strategy": "full"}, "load_in_4bit has no place in the strategy 'full': it belongs to lora, dora, ia3"),
-        ({"strategy": "peft", "adapter_config": {"peft_type": "LOHA"}}, "no place with LOHA: it belongs to LORA"),
-        ({"strategy": "lora", "adapter_config": {"init_lora_weights": "pissa"}}, "pissa changes the weights"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message: str):
-    with pytest.raises(UserError, match=message):
-        FineTuningArguments(load_in_4bit=True, **settings)
-
-
-def test_without_bitsandbytes_and_on_other_devices_it_is_refused(monkeypatch: pytest.MonkeyPatch):
-    import bitsandbytes
-
-    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)
-    with pytest.raises(UserError, match=r"pip install \"hfft\[quantize\]\""):
-        FineTuningArguments(strategy="lora", load_in_4bit=True)
-    monkeypatch.undo()
-
+def test_a_device_that_does_not_compute_in_4_bits_is_refused(monkeypatch: pytest.MonkeyPatch):
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("no kernel for it")
 
-    monkeypatch.setattr(bitsandbytes.nn, "Linear4bit", refuse)
-    monkeypatch.setattr(quantizing, "_obstacle", quantizing._obstacle.__wrapped__)
-    with pytest.raises(UserError, match="does not compute in 4 bits on this cpu: no kernel for it"):
+    monkeypatch.setattr("bitsandbytes.nn.Linear4bit", refuse)
+    monkeypatch.setattr(quantizing, "_obstacle", quantizing._obstacle.__wrapped__)  # which forgets nothing
+    with pytest.raises(UserError, match=r"does not compute in 4 bits on this \w+: no kernel for it"):
         FineTuningArguments(strategy="lora", load_in_4bit=True)
+
+
+def test_heads_are_solved_on_features_of_the_rounded_layers(bert: Path, text_folder: Path, tmp_path: Path):
+    settings = {"lora_dropout": None, "max_steps": 1, "pooling": "model", "overwrite": True}
+    kept = []
+    for in_4bit in (False, True, True):
+        run_in(tmp_path, bert, text_folder, load_in_4bit=in_4bit, **settings)
+        kept.append({path.name for path in (tmp_path / "cache" / "hfft").glob("features-*")})
+    assert len(kept[0]) == 1
+    assert len(kept[1]) == 2
+    assert kept[2] == kept[1]
+    exact, rounded = (torch.from_numpy(_features(tmp_path, names)) for names in (kept[0], kept[1] - kept[0]))
+    assert 0 < (exact - rounded).norm() < 0.3 * exact.norm()
+
+
+def _features(folder: Path, names: set[str]) -> np.ndarray:
+    (file,) = (folder / "cache" / "hfft" / names.pop()).glob("*.npy")
+    return np.load(file)
+
+
+def test_two_processes_ship_what_one_does(text_folder: Path, tmp_path: Path):
+    sizes = {"hidden_size": 64, "intermediate_size": 128}
+    bert = save_tiny_bert(tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes)
+    settings = {**QLORA, "pooling": "model", "learning_rate": 1e-3, "keep_adapter": False}
+    one = run_in(tmp_path, bert, text_folder, **settings)
+    settings = {**yaml.safe_load((Path(one.output_dir) / "run.yaml").read_text()), "output_dir": str(tmp_path / "two")}
+    settings |= {"per_device_train_batch_size": 4}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(settings))
+    done = launch(["train", "--config", str(tmp_path / "two.yaml")], tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = load_file(tmp_path / "two" / "model.safetensors")
+    for name, value in shipped(one).items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("family", ["without linear layers", "in parts of blocks"])

@@ -154,15 +154,15 @@ def beside_whole_weights(model: Any, adapted: Any) -> Any:
         model: the one that was quantized, before its head was trained; it is changed in place.
         adapted: the ``PeftModel`` that was trained.
     """
-    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import get_peft_model
 
-    config = copy.deepcopy(adapted.peft_config[adapted.active_adapter])
-    weights = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        whole = get_peft_model(model, config)
-    found = set_peft_model_state_dict(whole, weights)
-    assert not found.unexpected_keys, found.unexpected_keys
+        whole = get_peft_model(model, copy.deepcopy(adapted.peft_config[adapted.active_adapter]))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if not is_in_4bit(parameter):
+                whole.get_parameter(name).copy_(parameter)
     return whole.to(adapted.device)
 
 

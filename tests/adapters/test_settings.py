@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hfft import FineTuningArguments, UserError
+from hfft.adapters.quantizing import require_quantizable
 from hfft.adapters.settings import adapter_fields, make_config
 from hfft.cli import main
 from hfft.strategies import load_strategy
@@ -52,6 +53,15 @@ def test_a_file_says_more_of_lora():
         ({"strategy": "full", "keep_adapter": True}, "keep_adapter has no place"),
         ({"strategy": "ia3", "lora_rank": 4}, "lora_rank has no place with IA3"),
         ({"strategy": "ia3", "lora_plus_ratio": 4.0}, "lora_plus_ratio has no place with IA3"),
+        ({"strategy": "full", "load_in_4bit": True}, "load_in_4bit has no place in the strategy 'full'"),
+        (
+            {"strategy": "peft", "adapter_config": {"peft_type": "LOHA"}, "load_in_4bit": True},
+            "load_in_4bit has no place with LOHA: it belongs to LORA, IA3",
+        ),
+        (
+            {"strategy": "lora", "adapter_config": {"init_lora_weights": "pissa"}, "load_in_4bit": True},
+            "init_lora_weights pissa changes the weights beside the adapters",
+        ),
         ({"strategy": "lora", "lora_rank": 0}, "lora_rank must be at least 1"),
         ({"strategy": "lora", "lora_dropout": 1.0}, "lora_dropout must be"),
         ({"strategy": "lora", "freeze": ["2"]}, "adapter_layers and adapter_targets say"),
@@ -105,3 +115,15 @@ def test_the_command_line_refuses_in_one_message(tiny_bert: Path, text_folder: P
         assert main([*argv, *flags]) == 2
         assert message in capsys.readouterr().err
         assert not out.exists()
+
+
+def test_layers_in_4_bits_need_bitsandbytes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(UserError, match=r'needs a recent bitsandbytes: pip install "hfft\[quantize\]"'):
+        FineTuningArguments(strategy="lora", load_in_4bit=True)
+
+
+def test_layers_in_4_bits_are_refused_under_deepspeed():
+    args = FineTuningArguments(strategy="lora")
+    with pytest.raises(UserError, match="load_in_4bit has no place with DeepSpeed"):
+        require_quantizable(args, fields(strategy="lora"), {"ACCELERATE_USE_DEEPSPEED": "true"})
