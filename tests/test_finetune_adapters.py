@@ -334,6 +334,8 @@ def test_quantized_weights_are_refused(tiny_bert: Path, text_folder: Path, tmp_p
     config = json.loads((quantized / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (quantized / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"are quantized \(bitsandbytes\).*Name the checkpoint that it was made from; load_in_4bit"):
+    with pytest.raises(
+        UserError, match=r"are quantized \(bitsandbytes\).*Name the checkpoint that it was made from; load_in_4bit"
+    ):
         run_in(tmp_path, quantized, text_folder)
     assert not (tmp_path / "out").exists()

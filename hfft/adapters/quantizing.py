@@ -25,7 +25,7 @@ from hfft.precision import dtype_of
 _TYPES = ("LORA", "IA3")  # of PEFT, with layers of their own for weights in 4 bits
 _KEEP_THE_BASE = (True, False, "gaussian", "orthogonal")  # init_lora_weights that leave the frozen weights alone
 _LARGEST_DIFFERENCE = 0.15  # of what a layer gives, relative; rounding normal weights to NF4 makes 0.09
-_BLOCK = 64  # weights with a scale of their own; bitsandbytes 0.50 reads them wrongly on CPUs where a row ends in one
+_BLOCK = 64  # weights with a scale of their own; bitsandbytes 0.50 misreads some rows that end in one on CPUs
 
 
 def require_quantizable(args: Any, fields: Mapping[str, Any], environment: Mapping[str, str]) -> None:
