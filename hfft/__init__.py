@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hfft.optim import layerwise_optimizer, layerwise_param_groups
     from hfft.prediction import predict
     from hfft.record import RunRecord
+    from hfft.searching import SearchResult, search
     from hfft.strategies import Strategy, list_strategies, load_strategy
     from hfft.task import InputColumn, Task, list_tasks, load_task
     from hfft.trainer import FineTuningTrainer
@@ -46,6 +47,7 @@ _MODULE_OF = {
     "LayerStack": "layers",
     "ModelArguments": "arguments",
     "RunRecord": "record",
+    "SearchResult": "searching",
     "Strategy": "strategies",
     "Task": "task",
     "UnfreezeSchedule": "freezing",
@@ -64,6 +66,7 @@ _MODULE_OF = {
     "load_task": "task",
     "predict": "prediction",
     "push": "hub",
+    "search": "searching",
 }
 
 __all__ = [  # noqa: RUF022 (the version stands last)
@@ -80,6 +83,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "LayerStack",
     "ModelArguments",
     "RunRecord",
+    "SearchResult",
     "Strategy",
     "Task",
     "UnfreezeSchedule",
@@ -98,6 +102,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "load_task",
     "predict",
     "push",
+    "search",
     "__version__",
 ]
 

@@ -65,6 +65,67 @@ class CrossValidationArguments:
         require_range(self, "repeats", low=1)
 
 
+BACKENDS = ("optuna", "ray")
+SAMPLERS = ("tpe", "random", "grid")
+PRUNERS = ("median", "hyperband", "none")
+
+
+@dataclass
+class SearchArguments:
+    """What is searched for the best arguments of a run, and how."""
+
+    trials: int = field(
+        default=20, metadata={"help": "Settings that are tried, those that fail included, by all processes together."}
+    )
+    folds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Judge settings by cross-validation with so many folds of the training examples (default: on the "
+            "validation split)."
+        },
+    )
+    space: str | None = field(  # in Python also a mapping
+        default=None,
+        metadata={
+            "help": "YAML file of the arguments that are searched, each with {low, high}, also with step or log, or "
+            "with a list of values (default: what suits the strategy)."
+        },
+    )
+    backend: str = field(
+        default="optuna", metadata={"help": "What runs the trials: optuna, or ray (Ray Tune, for clusters)."}
+    )
+    sampler: str = field(
+        default="tpe",
+        metadata={"help": "How settings are chosen: tpe (learns from the trials before), random, or grid (all of them)."},
+    )
+    pruner: str = field(
+        default="median",
+        metadata={
+            "help": "What ends a trial early that evaluates worse than others did: median (of them), hyperband (in ray "
+            "its asynchronous form), or none."
+        },
+    )
+    workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "With backend ray: trials at the same time (default: one for each GPU of the cluster, or for each "
+            "CPU core)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        require_range(self, "trials", low=1)
+        require_range(self, "folds", low=2)
+        require_range(self, "workers", low=1)
+        for name, known in (("backend", BACKENDS), ("sampler", SAMPLERS), ("pruner", PRUNERS)):
+            require_choice(self, name, known)
+        if self.workers is not None and self.backend != "ray":
+            raise UserError(
+                f"workers has no place with backend {self.backend}: start the command again with --resume, here or on "
+                "another machine with the same folder, and both processes share the trials."
+            )
+
+
 @dataclass
 class DataArguments:
     """The labelled data, the columns in it, and the splits that are drawn where none are given."""

@@ -107,8 +107,14 @@ def require_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return settings if args.chooses else {"validation_size": 0.0, **settings}
 
 
-def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], console: Console) -> FineTuneResult:
-    """Fine-tune on data that has been read; see :func:`finetune`."""
+def fine_tune(
+    task: Task,
+    labelled: LabelledData,
+    settings: dict[str, Any],
+    console: Console,
+    search: dict[str, Any] | None = None,
+) -> FineTuneResult:
+    """Fine-tune on data that has been read, with settings that a search may have found; see :func:`finetune`."""
     model_arguments, data_arguments, chosen = split_settings(settings)
     chosen = {**task_defaults(task, chosen), **chosen}
     args = training_arguments(chosen)
@@ -140,7 +146,7 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     again = rerunnable(settings, task, labelled, chosen, args)
     usage = labelled.target.usage(task.usage)
     record = RunRecord(again, task.name, labelled.target, labelled.counts(), labelled.notes, usage, base=base)
-    record.data_report = labelled.report(task.name)
+    record.data_report, record.search = labelled.report(task.name), search or {}
     checkpoint = _checkpoint(record, folder, args, console)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
     start = start_training(task, loaded, processor, labelled, args, model_arguments.pooling, cache, console)

@@ -25,17 +25,26 @@ from hfft.record import (
     REPORT_FILE,
     RUN_FILE,
     RUN_HEADER,
+    SEARCH,
+    SEARCH_SETTINGS,
+    TRIALS_FILE,
+    TRIALS_TABLE,
 )
 from hfft.targets import Target
 
 _FOLD_HEADER = f"{RUN_HEADER} One fold of a cross-validation: these settings alone make another run."
 ASIDE = ".replaced"  # where an old run waits until the new model is saved
 
-# What a run writes to the top of its folder, and --overwrite replaces. Anything else there is left alone.
-_PRODUCTS = (
+# What a run writes to its model's folder, beside its checkpoints.
+RUN_PRODUCTS = (
     *MODEL_FILES,
     *(RUN_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE),
+)
+# What is written to the top of an output folder, and --overwrite replaces. Anything else there is left alone.
+_PRODUCTS = (
+    *RUN_PRODUCTS,
     *(CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS),
+    *(SEARCH_SETTINGS, SEARCH, TRIALS_FILE, TRIALS_TABLE),
 )
 # A checkpoint belongs to these; another value would train another model from its weights.
 _FIXED_ON_RESUME = (
@@ -53,6 +62,7 @@ _FIXED_ON_RESUME = (
         "pooling",
         "head_start",
         "head_solver",
+        "head_penalty",
         "freeze",
         "epochs_per_group",
         "layer_patterns",
@@ -91,8 +101,8 @@ def require_free(folder: Path, *, resume: bool, overwrite: bool, inputs: Iterabl
 
 
 def is_run(folder: Path) -> bool:
-    """Say whether the folder holds a run of hfft, or a cross-validation."""
-    files = (folder / RUN_FILE, folder / CROSSVAL_SETTINGS)
+    """Say whether the folder holds a run of hfft, a cross-validation or a search."""
+    files = (folder / RUN_FILE, folder / CROSSVAL_SETTINGS, folder / SEARCH_SETTINGS)
     return any(file.is_file() and file.read_bytes().startswith(RUN_HEADER.encode()) for file in files)
 
 
@@ -137,14 +147,14 @@ def _index(item: tuple[str, str]) -> int:
     return int(item[0])
 
 
-def set_aside(folder: Path) -> None:
+def set_aside(folder: Path, products: Iterable[str] = _PRODUCTS) -> None:
     """Move what an earlier run wrote to the folder, and nothing else, out of the way; :func:`discard` deletes it."""
     if not is_run(folder):
         return
     aside = folder / ASIDE
     aside.mkdir(exist_ok=True)
     checkpoints = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    for path in [*checkpoints, *(path for pattern in _PRODUCTS for path in folder.glob(pattern))]:
+    for path in [*checkpoints, *(path for pattern in products for path in folder.glob(pattern))]:
         target = aside / path.name
         if target.is_dir():
             shutil.rmtree(target)

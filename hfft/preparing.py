@@ -123,6 +123,7 @@ def start_training(
             solved_head=args.starts_solved,
             pooling=pooling,
             solver=args.head_solver,
+            penalty=args.head_penalty,
             seed=args.seed,
             cache=cache,
             batch_size=args.per_device_eval_batch_size,

@@ -26,6 +26,10 @@ REPORT_FILE = "report.html"
 CROSSVAL_FILE = "crossval.json"
 CROSSVAL_SETTINGS = "crossval.yaml"
 FOLDS = "folds"  # where the runs of the folds stand
+SEARCH_SETTINGS = "search.yaml"
+SEARCH = "search"  # where the trials of a search stand, and what its processes lock
+TRIALS_FILE = "trials.csv"
+TRIALS_TABLE = "trials.parquet"
 PLACEHOLDER = "THIS_FOLDER_OR_REPOSITORY"  # in the card, where the model is named; a push writes the repository there
 
 # What transformers writes of a model, in patterns of file names: weights, configuration, processor.
@@ -81,6 +85,7 @@ class RunRecord:
         metric_names: the test metrics in the order in which they are shown.
         interval_notes: how the intervals were made, and which there are none of, a sentence each.
         details: what stands behind the test metrics: see :meth:`hfft.targets.Target.details`.
+        search: the trials that the settings were found by, as :func:`hfft.searching.results.told` has it.
         temperature: what the logits were divided by after training, ``None`` where they are as they were trained.
         predictions: of the test split.
         environment: package -> version, and the platform.
@@ -106,6 +111,7 @@ class RunRecord:
     metric_names: list[str] = field(default_factory=list)
     interval_notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, Any] = field(default_factory=dict)
     temperature: float | None = None
     predictions: Predictions | None = None
     environment: dict[str, str] = field(default_factory=lambda: environment())

@@ -30,6 +30,18 @@ def crossval_command(argv: Sequence[str]) -> int:
     return DONE
 
 
+def search_command(argv: Sequence[str]) -> int:
+    """Find the arguments that fine-tune best on the validation split, and train and test with them."""
+    from hfft.arguments import SearchArguments
+
+    settings = run_settings("search", search_command.__doc__, argv, SearchArguments)
+    if settings is not None:
+        from hfft.searching import search
+
+        search(**settings)
+    return DONE
+
+
 def run_settings(command: str, description: str | None, argv: Sequence[str], *more: type) -> dict[str, Any] | None:
     """Return what flags and YAML say of a run, or ``None`` where only help was asked for."""
     if not {"-h", "--help", "--help_all"} & set(argv):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hfft.features.heads import (
+    ACTIVATIONS,
     Classifier,
     HiddenLayer,
     LinearHead,
@@ -71,6 +72,13 @@ class Readout:
                 yield features
         finally:
             model.train(was_training)
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Return what the model makes of (examples, width) features, in eval mode."""
+        if self.hidden is not None:
+            features = ACTIVATIONS[self.hidden.activation](self.hidden.dense(features))
+        layer = self.classifier.layer
+        return nn.functional.linear(features, layer.weight.flatten(1), layer.bias)
 
     def install(self, solve: Solve, features: torch.Tensor) -> LinearHead:
         """Solve a head on (examples, width) features, and put it into the model."""
