@@ -8,7 +8,7 @@ import dataclasses
 import gc
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers.utils import logging
 
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.caching import Cache, cache_folder
@@ -106,14 +107,8 @@ def attempt(
         report: is told of every evaluation of a single part, or else of the mean after each.
     """
     try:
-        values: list[float] = []
-        for part in parts:
-            watch = report if len(parts) == 1 else None
-            values.append(_measure(task, part, settings, objective, watch))
-            _free()
-            if len(parts) > 1 and report(float(np.mean(values)), len(values)) and len(values) < len(parts):
-                raise Hopeless(f"after fold {len(values)} of {len(parts)}")
-        value = float(np.mean(values))
+        with _quiet():
+            value = _mean(task, parts, settings, objective, report)
         return Outcome(COMPLETE, value) if math.isfinite(value) else Outcome(FAILED, reason=f"the value is {value}.")
     except Hopeless as end:
         return Outcome(PRUNED, reason=str(end))
@@ -123,6 +118,20 @@ def attempt(
         return Outcome(FAILED, reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
     finally:
         _free()
+
+
+def _mean(
+    task: Task, parts: Sequence[Part], settings: Mapping[str, Any], objective: Objective, report: Report
+) -> float:
+    if len(parts) == 1:
+        return _measure(task, parts[0], settings, objective, report)
+    values: list[float] = []
+    for part in parts:
+        values.append(_measure(task, part, settings, objective, None))
+        _free()
+        if report(float(np.mean(values)), len(values)) and len(values) < len(parts):
+            raise Hopeless(f"after fold {len(values)} of {len(parts)}.")
+    return float(np.mean(values))
 
 
 def _measure(
@@ -232,7 +241,35 @@ class _Watch(TrainerCallback):
             return
         self._count += 1
         if self._report(value, self._count) and state.global_step < state.max_steps:
-            raise Hopeless(f"after evaluation {self._count}, in epoch {state.epoch:.3g}")
+            raise Hopeless(f"after evaluation {self._count}, in epoch {state.epoch:.3g}.")
+
+
+@contextlib.contextmanager
+def only_trials_freed() -> Iterator[None]:
+    """Look for what can be freed among the objects that are made from now on alone, and not among all libraries' own.
+
+    One look at everything takes most of a second, more than a solved head.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what transformers tells of every model that it loads."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _free() -> None:

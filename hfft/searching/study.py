@@ -45,11 +45,17 @@ class SharedStudy:
         arguments: of the search.
         seed: of the sampler.
         lower: whether less is better.
+
+    Attributes:
+        folder: where it stands.
+        total: how many trials there are to be.
     """
 
     def __init__(self, folder: Path, space: Space, arguments: SearchArguments, seed: int, lower: bool) -> None:
         self.folder, self._space, self._arguments, self._seed = folder / SEARCH, space, arguments, seed
         (self.folder / "processes").mkdir(parents=True, exist_ok=True)
+        points = grid_of(space) if arguments.sampler == "grid" else None
+        self.total = arguments.trials if points is None else len(points)
         self._worker = uuid.uuid4().hex
         self._alive = self._lock_of(self._worker)
         self._alive.acquire()
@@ -63,8 +69,8 @@ class SharedStudy:
                 pruner=make_pruner(arguments.pruner),
                 load_if_exists=True,
             )
-            if arguments.sampler == "grid" and arguments.backend == "optuna" and not self._all():
-                for point in grid_of(space):
+            if points is not None and arguments.backend == "optuna" and not self._all():
+                for point in points:
                     self._study.enqueue_trial(point)
 
     def _lock_of(self, worker: str) -> FileLock:
@@ -85,8 +91,8 @@ class SharedStudy:
     def claim(self) -> optuna.Trial | None:
         """Begin a trial, or return ``None`` where as many were begun as there are to be."""
         with self._claiming:
-            begun, waiting = len(self.trials()), len(self._all()) - len(self.trials())
-            if begun >= self._arguments.trials or (self._arguments.sampler == "grid" and not waiting):
+            begun = len(self.trials())
+            if begun >= self.total:
                 return None
             # each trial has a sampler of its own: its settings depend on those before it, and on no process
             self._study.sampler = make_sampler(self._arguments.sampler, self._seed + begun)

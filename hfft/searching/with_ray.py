@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
+import shutil
 from typing import Any
 
 import ray
@@ -14,13 +16,14 @@ from rich.console import Console
 
 from hfft.arguments import SearchArguments
 from hfft.errors import UserError
-from hfft.searching.attempt import COMPLETE, FAILED, PRUNED, Outcome, attempt
+from hfft.searching.attempt import COMPLETE, FAILED, PRUNED, Outcome, attempt, only_trials_freed
 from hfft.searching.cases import Case, make_case
-from hfft.searching.space import grid_of, settings_of
-from hfft.searching.study import SharedStudy, distributions, make_sampler
+from hfft.searching.space import described, grid_of, settings_of
+from hfft.searching.study import LOST, SharedStudy, distributions, make_sampler
 from hfft.terminal import figure
 
 _VALUE, _STATE, _REASON = "value", "state", "reason"
+_FOLDER = "ray"
 _cases: dict[str, Case] = {}  # of this process: data are read once for all the trials that it runs
 
 
@@ -31,25 +34,25 @@ def run_trials(study: SharedStudy, case: Case, arguments: SearchArguments, conso
         UserError: where Ray cannot be started.
     """
     with study.claiming():
-        begun = study.trials()
-        missing = arguments.trials - len(begun)
+        begun = [trial.params for trial in study.trials()]
         points = None
         if arguments.sampler == "grid":
-            done = [trial.params for trial in begun]
-            points = [point for point in grid_of(case.space) if point not in done]
-            missing = len(points)
-        if missing > 0:
+            points = [point for point in grid_of(case.space) if point not in begun]
+        if (missing := study.total - len(begun)) > 0:
             _start(arguments)
             try:
                 _tune(study, case, arguments, points, missing, console)
             finally:
                 ray.shutdown()
+                shutil.rmtree(study.folder / _FOLDER, ignore_errors=True)  # all that is gone on with is in the study
 
 
 def _start(arguments: SearchArguments) -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # whose settings are shown whatever the verbosity
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": arguments.workers, "include_dashboard": False}
     try:
         ray.init(logging_level="ERROR", log_to_driver=False, **own)
@@ -76,7 +79,8 @@ def _tune(
         evaluated_rewards=[row["value"] for row in done] or None,
     )
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    trainable = tune.with_parameters(_trial, settings=case.settings, arguments=arguments, space=case.space)
+    arguments = dataclasses.replace(arguments, space=described(case.space))  # a file may be on this machine alone
+    trainable = tune.with_parameters(_trial, settings=case.settings, arguments=arguments)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
         tune_config=tune.TuneConfig(
@@ -87,10 +91,10 @@ def _tune(
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name="ray",
+            name=_FOLDER,
             storage_path=str(study.folder.absolute()),
             verbose=0,
-            callbacks=[_Recorder(study, arguments, console)],
+            callbacks=[_Recorder(study, console)],
         ),
     )
     tuner.fit()
@@ -105,7 +109,7 @@ def _scheduler(pruner: str, mode: str) -> Any:
     return FIFOScheduler()
 
 
-def _trial(config: dict[str, Any], settings: dict[str, Any], arguments: SearchArguments, space: Any) -> None:
+def _trial(config: dict[str, Any], settings: dict[str, Any], arguments: SearchArguments) -> None:
     """Run one trial in a process of Ray, which tells the outcome as its last result."""
     key = repr((sorted(settings.items(), key=str), arguments))
     if key not in _cases:
@@ -117,28 +121,36 @@ def _trial(config: dict[str, Any], settings: dict[str, Any], arguments: SearchAr
         tune.report({_VALUE: value})
         return False  # Ray ends the trial itself
 
-    own = settings_of(space, config)
-    outcome = attempt(case.task, case.parts, {**case.settings, **own}, case.objective, report)
-    tune.report({_VALUE: math.nan if outcome.value is None else outcome.value} | {_STATE: outcome.state, _REASON: outcome.reason})
+    own = settings_of(case.space, config)
+    with only_trials_freed():
+        outcome = attempt(case.task, case.parts, {**case.settings, **own}, case.objective, report)
+    value = math.nan if outcome.value is None else outcome.value
+    tune.report({_VALUE: value, _STATE: outcome.state, _REASON: outcome.reason})
 
 
 class _Recorder(tune.Callback):
     """Writes every trial down in the study when it ends, such that a search that is killed keeps it."""
 
-    def __init__(self, study: SharedStudy, arguments: SearchArguments, console: Console) -> None:
-        self._study, self._arguments, self._console = study, arguments, console
+    def __init__(self, study: SharedStudy, console: Console) -> None:
+        self._study, self._console = study, console
+
+    def __reduce__(self) -> Any:
+        """Stay in this process: Ray keeps a copy of everything, to restore what is gone on with here by the study."""
+        return (tune.Callback, ())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Recorder:
+        return self
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result or {}
         state = result.get(_STATE, PRUNED)
         value = result[_VALUE] if state == COMPLETE else None
-        self._write(trial, Outcome(state, value, result.get(_REASON, "by its results so far")))
+        self._write(trial, Outcome(state, value, result.get(_REASON, "by its results so far.")))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        lines = (trial.get_error() and str(trial.get_error()) or "its process ended").strip().splitlines()
-        self._write(trial, Outcome(FAILED, reason=lines[-1]))
+        self._write(trial, Outcome(FAILED, reason=LOST))  # what went wrong in the trial itself is told as its result
 
     def _write(self, trial: Any, outcome: Outcome) -> None:
         self._study.add(dict(trial.config), outcome, float((trial.last_result or {}).get("time_total_s", 0.0)))
         result = outcome.state if outcome.value is None else figure(outcome.value, 4)
-        self._console.print(f"  Trial {len(self._study.trials())} of {self._arguments.trials}: {result}")
+        self._console.print(f"  Trial {len(self._study.trials())} of {self._study.total}: {result}")

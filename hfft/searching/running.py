@@ -22,7 +22,7 @@ from hfft.hub import require_login
 from hfft.parsing import split_settings, training_arguments
 from hfft.preparing import read_data
 from hfft.record import METRICS_FILE, RUN_FILE, RUN_HEADER, SEARCH_SETTINGS
-from hfft.searching.attempt import FAILED, Outcome, attempt
+from hfft.searching.attempt import FAILED, Outcome, attempt, only_trials_freed
 from hfft.searching.cases import Case, make_case, run_settings
 from hfft.searching.results import print_trials, told, write_trials
 from hfft.searching.space import described, settings_of
@@ -139,7 +139,7 @@ def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: _Ranks)
         output.require_free(folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs)
     # what belongs to this start is none of a trial's business
     once = {name: value for name, value in settings.items() if is_of_once(name)}
-    settings = {name: value for name, value in settings.items() if name not in once}
+    settings = {name: _absolute(name, value) for name, value in settings.items() if name not in once}
     case = make_case(settings, arguments, console)
     for note in case.notes:
         console.print(f"  {note}")
@@ -159,11 +159,18 @@ def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: _Ranks)
 
         run_trials(study, case, arguments, console)
     else:
-        _run_trials(study, case, arguments, console)
+        with only_trials_freed():
+            _run_trials(study, case, console)
     study.leave()
     with study.alone():
         study.recover(wait=True)
         return _finish(study, case, folder, once, console)
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """Return a path such that it is found from any folder."""
+    is_path = name in ("data", "model", "cache_dir") and isinstance(value, str | Path)
+    return str(Path(value).absolute()) if is_path and Path(value).exists() else value
 
 
 def _begin(folder: Path, case: Case, arguments: SearchArguments) -> None:
@@ -173,9 +180,6 @@ def _begin(folder: Path, case: Case, arguments: SearchArguments) -> None:
     recipe["task"] = case.task.name
     if not isinstance(recipe["data"], str | Path):
         del recipe["data"]  # data sets in memory have no name to read them by again
-    for name in ("data", "model"):
-        if name in recipe and Path(recipe[name]).exists():
-            recipe[name] = Path(recipe[name]).absolute()
     of_search = {name: value for name, value in dataclasses.asdict(arguments).items() if value is not None}
     of_search |= {"space": {name: _plain(entry) for name, entry in described(case.space).items()}}
     text = yaml.safe_dump(
@@ -202,7 +206,7 @@ def _plain(entry: Any) -> Any:
     return told if isinstance(entry, list) else dict(zip(entry, told, strict=True))
 
 
-def _run_trials(study: SharedStudy, case: Case, arguments: SearchArguments, console: Console) -> None:
+def _run_trials(study: SharedStudy, case: Case, console: Console) -> None:
     while (trial := study.claim()) is not None:
 
         def report(value: float, step: int, trial: Any = trial) -> bool:
@@ -219,7 +223,7 @@ def _run_trials(study: SharedStudy, case: Case, arguments: SearchArguments, cons
         result = outcome.state if outcome.value is None else figure(outcome.value, 4)
         reason = f" ({outcome.reason})" if outcome.reason else ""
         words = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
-        console.print(f"  Trial {trial.number + 1} of {arguments.trials}: {result}{reason}; {words}")
+        console.print(f"  Trial {trial.number + 1} of {study.total}: {result}{reason}; {words}")
 
 
 def _short(value: Any) -> str:
