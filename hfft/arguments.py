@@ -96,7 +96,9 @@ class SearchArguments:
     )
     sampler: str = field(
         default="tpe",
-        metadata={"help": "How settings are chosen: tpe (learns from the trials before), random, or grid (all of them)."},
+        metadata={
+            "help": "How settings are chosen: tpe (learns from the trials before), random, or grid (all of them)."
+        },
     )
     pruner: str = field(
         default="median",

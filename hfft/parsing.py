@@ -182,9 +182,7 @@ def plain_items(text: str, named: str) -> dict[str, yaml.Node]:
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
-        raise UserError(
-            f"{named} must hold lines of the form name: value, got a {type(root).__name__[:-4].lower()}."
-        )
+        raise UserError(f"{named} must hold lines of the form name: value, got a {type(root).__name__[:-4].lower()}.")
     return items_of(root, named)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hfft.arrays import column_values
 from hfft.caching import Cache, content_key
 from hfft.data.inspecting import Track
 from hfft.data.labelled import LabelledData
@@ -30,6 +31,10 @@ MODEL = "model"
 AUTO = "auto"
 
 _COMPARED = 1000  # examples that decide between poolings: where they do not tell them apart it does not matter
+
+_MOST_CONTENTS = 4
+_contents: dict[tuple[str, str], list[str]] = {}
+"""The digests of the splits that were read last, which the trials of a search ask for again and again."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,13 @@ class Features:
         """Return a digest of each example, or ``None`` where the encoder cannot tell what it depends on."""
         if not isinstance(self._encoder, StagedEncoder) or self._encoder.key is None or self._cache is None:
             return None
-        return [content_key(self._encoder.content(example)) for example in split]
+        known = (split._fingerprint, self._encoder.key)
+        if known not in _contents:
+            found = [content_key(self._encoder.content(example)) for example in split]
+            while len(_contents) >= _MOST_CONTENTS:
+                del _contents[next(iter(_contents))]
+            _contents[known] = found
+        return _contents[known]
 
 
 def choose_pooling(
@@ -236,8 +247,8 @@ def start_from(
 
 def rows_in(split: Any, pool: Any) -> np.ndarray:
     """Return where the examples of a split stand in what it was drawn from, (rows,)."""
-    place = {reference: row for row, reference in enumerate(pool[REFERENCE])}
-    return np.array([place[reference] for reference in split[REFERENCE]], dtype=np.int64)
+    place = {reference: row for row, reference in enumerate(column_values(pool, REFERENCE).tolist())}
+    return np.array([place[reference] for reference in column_values(split, REFERENCE).tolist()], dtype=np.int64)
 
 
 def _told(head: LinearHead) -> str:

@@ -19,7 +19,6 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.utils import logging
 
-from hfft.arguments import DataArguments, ModelArguments
 from hfft.caching import Cache, cache_folder
 from hfft.data import LabelledData
 from hfft.errors import UserError
@@ -41,7 +40,7 @@ Report = Callable[[float, int], bool]
 """Takes a value on the way and how many there have been; says whether the trial is to end."""
 
 
-class Hopeless(Exception):
+class HopelessError(Exception):
     """The pruner has ended a trial."""
 
 
@@ -110,7 +109,7 @@ def attempt(
         with _quiet():
             value = _mean(task, parts, settings, objective, report)
         return Outcome(COMPLETE, value) if math.isfinite(value) else Outcome(FAILED, reason=f"the value is {value}.")
-    except Hopeless as end:
+    except HopelessError as end:
         return Outcome(PRUNED, reason=str(end))
     except UserError as error:
         return Outcome(FAILED, reason=str(error))
@@ -130,13 +129,11 @@ def _mean(
         values.append(_measure(task, part, settings, objective, None))
         _free()
         if report(float(np.mean(values)), len(values)) and len(values) < len(parts):
-            raise Hopeless(f"after fold {len(values)} of {len(parts)}.")
+            raise HopelessError(f"after fold {len(values)} of {len(parts)}.")
     return float(np.mean(values))
 
 
-def _measure(
-    task: Task, part: Part, settings: Mapping[str, Any], objective: Objective, report: Report | None
-) -> float:
+def _measure(task: Task, part: Part, settings: Mapping[str, Any], objective: Objective, report: Report | None) -> float:
     """Return the value of the objective on one part."""
     console = Console(quiet=True)
     with tempfile.TemporaryDirectory(prefix="hfft-trial-") as folder:
@@ -241,7 +238,7 @@ class _Watch(TrainerCallback):
             return
         self._count += 1
         if self._report(value, self._count) and state.global_step < state.max_steps:
-            raise Hopeless(f"after evaluation {self._count}, in epoch {state.epoch:.3g}.")
+            raise HopelessError(f"after evaluation {self._count}, in epoch {state.epoch:.3g}.")
 
 
 @contextlib.contextmanager
@@ -282,7 +279,5 @@ def _free() -> None:
 
 def first_model(task: Task, settings: dict[str, Any], data: LabelledData, console: Console) -> Any:
     """Load the model of some settings, so that one that does not fit is refused before the first trial."""
-    model_arguments: ModelArguments
-    data_arguments: DataArguments
-    model_arguments, data_arguments, chosen = split_settings(settings)
+    model_arguments, _, _ = split_settings(settings)
     return load_model(task, model_arguments, dataclasses.replace(data, findings=Findings()), console)[0]

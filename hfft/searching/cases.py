@@ -93,7 +93,9 @@ def _validation(labelled: LabelledData, share: float, seed: int) -> Part:
     if "validation" in splits:
         return Part(found, "validation", False)
     if not share > 0:
-        raise UserError("--validation_size is 0, and trials are judged on the validation split: raise it, or use --folds.")
+        raise UserError(
+            "--validation_size is 0, and trials are judged on the validation split: raise it, or use --folds."
+        )
     draw_split(found, "validation", share, seed)
     settle_leaks(found, {"train"}, "skip")
     return Part(dataclasses.replace(found, pool=train), "validation", True)

@@ -122,7 +122,9 @@ def require_packages(backend: str) -> None:
         if backend == "ray":
             import ray.tune  # noqa: F401
     except ImportError as error:
-        raise UserError(f'A search with {backend} needs the extra "search": pip install "hfft[search]" ({error}).') from error
+        raise UserError(
+            f'A search with {backend} needs the extra "search": pip install "hfft[search]" ({error}).'
+        ) from error
 
 
 def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: _Ranks) -> SearchResult:
@@ -230,9 +232,7 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _finish(
-    study: SharedStudy, case: Case, folder: Path, once: dict[str, Any], console: Console
-) -> SearchResult:
+def _finish(study: SharedStudy, case: Case, folder: Path, once: dict[str, Any], console: Console) -> SearchResult:
     """Write the trials, and make the run with the best settings unless it is there."""
     rows = study.rows()
     with writing(folder, "the trials"):

@@ -18,7 +18,7 @@ from hfft.arguments import DataArguments, ModelArguments, SearchArguments, requi
 from hfft.errors import UserError, listed, nearest
 from hfft.parsing import SettingsParser, items_of, plain_items, read_plain, train_parser, typed_settings
 from hfft.settling import is_of_once
-from hfft.training_arguments import RANGES, FineTuningArguments, REPLACED
+from hfft.training_arguments import RANGES, REPLACED, FineTuningArguments
 
 _RANGE_KEYS = ("low", "high", "step", "log")
 # Arguments that are the same in every trial, and why.

@@ -158,7 +158,9 @@ def test_where_all_fail_the_command_says_so(settings, tmp_path, capsys, monkeypa
     monkeypatch.setattr(attempt, "start_training", fail)
     flags = [word for name in ("model", "data", "strategy", "cache_dir") for word in (f"--{name}", settings[name])]
     assert cli.main(["search", *flags, "--trials", "2", "--output_dir", str(tmp_path / "out")]) == 2
-    assert "None of the 2 trials has come to a value. failed: RuntimeError: CUDA out of memory" in capsys.readouterr().err
+    assert (
+        "None of the 2 trials has come to a value. failed: RuntimeError: CUDA out of memory" in capsys.readouterr().err
+    )
     assert len(pandas.read_csv(tmp_path / "out" / "trials.csv")) == 2
 
 

@@ -103,7 +103,9 @@ def test_every_strategy_has_a_space(name):
 def test_the_space_of_the_readme_is_one(tmp_path):
     (text,) = re.findall(r"```yaml\n(# space\.yaml.*?)```", README.read_text("utf-8"), flags=re.DOTALL)
     space = read_space(write(tmp_path, text))
-    kinds = [(type(entry).__name__, getattr(entry, "log", None), getattr(entry, "step", None)) for entry in space.values()]
+    kinds = [
+        (type(entry).__name__, getattr(entry, "log", None), getattr(entry, "step", None)) for entry in space.values()
+    ]
     assert ("Range", True, None) in kinds
     assert any(kind == "Range" and step for kind, _, step in kinds)
     assert any(kind == "Choice" for kind, _, _ in kinds)
