@@ -2,8 +2,8 @@
 
     python examples/benchmarks/search_memory.py --trials 50
 
-The model and the texts are those of `hfft demo`, so nothing is downloaded. Prints the memory behind every fifth trial and
-leaves with 1 where the last one holds more than 5 % above the fifth.
+The model and the texts are those of `hfft demo`, so nothing is downloaded. Prints the memory behind every fifth trial,
+and leaves with 1 where the last one holds more than 5 % above the fifth.
 """
 
 from __future__ import annotations

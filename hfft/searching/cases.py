@@ -88,14 +88,12 @@ def make_case(settings: dict[str, Any], arguments: SearchArguments, console: Con
 def _validation(labelled: LabelledData, share: float, seed: int) -> Part:
     """Return the data without the test split; a validation split is drawn where the run itself has none."""
     train = labelled.splits["train"]
-    splits = {name: labelled.splits[name] for name in ("train", "validation") if name in labelled.splits}
+    splits = {name: split for name, split in labelled.splits.items() if name != "test"}
     found = dataclasses.replace(labelled, splits=splits, inspected=dict(labelled.inspected), findings=Findings())
     if "validation" in splits:
         return Part(found, "validation", False)
     if not share > 0:
-        raise UserError(
-            "--validation_size is 0, and trials are judged on the validation split: raise it, or use --folds."
-        )
+        raise UserError("--validation_size 0 leaves no validation split to judge trials on: raise it, or use --folds.")
     draw_split(found, "validation", share, seed)
     settle_leaks(found, {"train"}, "skip")
     return Part(dataclasses.replace(found, pool=train), "validation", True)

@@ -21,7 +21,7 @@ from hfft.finetuning import fine_tune
 from hfft.hub import require_login
 from hfft.parsing import split_settings, training_arguments
 from hfft.preparing import read_data
-from hfft.record import METRICS_FILE, RUN_FILE, RUN_HEADER, SEARCH_SETTINGS
+from hfft.record import METRICS_FILE, RUN_FILE, RUN_HEADER, SEARCH_SETTINGS, TRIALS_FILE
 from hfft.searching.attempt import FAILED, Outcome, attempt, only_trials_freed
 from hfft.searching.cases import Case, make_case, run_settings
 from hfft.searching.results import print_trials, told, write_trials
@@ -258,7 +258,9 @@ def _finish(study: SharedStudy, case: Case, folder: Path, once: dict[str, Any], 
         study.mark_retrained(best.number)
     print_trials(console, rows, case.objective)
     metrics = json.loads((folder / METRICS_FILE).read_text("utf-8"))
-    console.print(f"Trials: {folder / 'trials.csv'}")
+    headline = case.labelled.target.metrics.headline
+    tested = f"test {headline.replace('_', ' ')} {figure(metrics[f'test_{headline}'])}"
+    console.print(f"The best is trial {best.number + 1}, {tested}. All of them: {folder / TRIALS_FILE}")
     return SearchResult(own, best.value, rows, importances, metrics, str(folder))
 
 

@@ -82,8 +82,8 @@ Space = dict[str, Range | Choice]
 def read_space(source: str | Path | Mapping[str, Any]) -> Space:
     """Read a space from a YAML file, or from a mapping of the same form.
 
-    Every entry is an argument's name with ``{low, high}``, ``{low, high, step}``, ``{low, high, log: true}`` or a list of
-    values; the values are typed as flags are.
+    Every entry is an argument's name with ``{low, high}``, ``{low, high, step}``, ``{low, high, log: true}`` or a list
+    of values; the values are typed as flags are.
 
     Raises:
         UserError: for what is no such file, an unknown name, one that cannot be searched, and bad bounds.
@@ -196,7 +196,7 @@ def fitting(space: Space, known: Mapping[str, Sequence[Any]]) -> Space:
 
 
 def grid_of(space: Space) -> list[dict[str, Any]]:
-    """Return every combination, in the form in which trials are stored; raises :class:`UserError` for endless ranges."""
+    """Return every combination, as trials are stored; raises :class:`UserError` for ranges without a step."""
     axes = []
     for name, entry in space.items():
         try:

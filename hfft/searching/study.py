@@ -91,11 +91,10 @@ class SharedStudy:
     def claim(self) -> optuna.Trial | None:
         """Begin a trial, or return ``None`` where as many were begun as there are to be."""
         with self._claiming:
-            begun = len(self.trials())
-            if begun >= self.total:
+            if len(self.trials()) >= self.total:
                 return None
             # each trial has a sampler of its own: its settings depend on those before it, and on no process
-            self._study.sampler = make_sampler(self._arguments.sampler, self._seed + begun)
+            self._study.sampler = self.sampler()
             trial = self._study.ask(distributions(self._space))
             trial.set_user_attr(_WORKER, self._worker)
             return trial
@@ -105,6 +104,10 @@ class SharedStudy:
         """Keep the other processes from beginning trials for the time."""
         with self._claiming:
             yield
+
+    def sampler(self) -> optuna.samplers.BaseSampler:
+        """Return what draws the settings of the next trial."""
+        return make_sampler(self._arguments.sampler, self._seed + len(self.trials()))
 
     def record(self, trial: optuna.Trial, outcome: Outcome) -> None:
         """Write down what came of a trial."""

@@ -19,7 +19,7 @@ from hfft.errors import UserError
 from hfft.searching.attempt import COMPLETE, FAILED, PRUNED, Outcome, attempt, only_trials_freed
 from hfft.searching.cases import Case, make_case
 from hfft.searching.space import described, grid_of, settings_of
-from hfft.searching.study import LOST, SharedStudy, distributions, make_sampler
+from hfft.searching.study import LOST, SharedStudy, distributions
 from hfft.terminal import figure
 
 _VALUE, _STATE, _REASON = "value", "state", "reason"
@@ -74,12 +74,12 @@ def _tune(
         distributions(case.space),
         metric=_VALUE,
         mode=mode,
-        sampler=make_sampler(arguments.sampler, case.settings.get("seed", 42) + len(study.trials())),
+        sampler=study.sampler(),
         points_to_evaluate=points or [row["parameters"] for row in done] or None,
         evaluated_rewards=[row["value"] for row in done] or None,
     )
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    arguments = dataclasses.replace(arguments, space=described(case.space))  # a file may be on this machine alone
+    arguments = dataclasses.replace(arguments, space=described(case.space))  # type: ignore[arg-type]
     trainable = tune.with_parameters(_trial, settings=case.settings, arguments=arguments)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),

@@ -8,13 +8,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pandas
 import pytest
 
 import hfft
 from hfft.searching import running
 from tests.conftest import make_sentences, write_csv
+
+optuna = pytest.importorskip("optuna")
 
 fork = multiprocessing.get_context("fork")  # the libraries are imported already
 

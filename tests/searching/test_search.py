@@ -20,6 +20,8 @@ from hfft.searching.attempt import Objective, Part
 from hfft.searching.space import grid_of, read_space
 from tests.conftest import make_sentences, write_csv
 
+pytest.importorskip("optuna")
+
 GRID = {"head_penalty": [1e-3, 10.0], "head_solver": ["ridge", "prototypes"]}
 
 

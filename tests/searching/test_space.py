@@ -24,8 +24,8 @@ def test_values_are_typed_as_flags_are(tmp_path):
         write(
             tmp_path,
             "learning_rate: {low: 1e-5, high: 1e-3, log: true}\nnum_train_epochs: {low: 2, high: 10, step: 4}\n"
-            "per_device_train_batch_size: {low: 4, high: 7}\npooling: [model, mean]\nearly_stopping_patience: [null, 3]\n"
-            "freeze: [[0], ['2', bert.pooler]]\n",
+            "per_device_train_batch_size: {low: 4, high: 7}\npooling: [model, mean]\n"
+            "early_stopping_patience: [null, 3]\nfreeze: [[0], ['2', bert.pooler]]\n",
         )
     )
     assert space == {
