@@ -87,8 +87,8 @@ class SearchArguments:
     space: str | None = field(  # in Python also a mapping
         default=None,
         metadata={
-            "help": "YAML file of the arguments that are searched, each with {low, high}, also with step or log, or "
-            "with a list of values (default: what suits the strategy)."
+            "help": "YAML file, or JSON, of the arguments that are searched, each with {low, high}, also with step or "
+            "log, or with a list of values (default: what suits the strategy)."
         },
     )
     backend: str = field(

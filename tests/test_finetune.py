@@ -463,6 +463,8 @@ def test_gradual_unfreezing_through_the_front_door(tiny_bert, text_folder, tmp_p
     [
         ({"epochs_per_group": 1.0}, "belongs to gradual"),
         ({"strategy": "gradual", "epochs_per_group": -1.0}, "epochs_per_group must be"),
+        ({"head_penalty": 1.0}, "head_penalty has no place where the head starts at random"),
+        ({"strategy": "lp-ft", "head_penalty": 0.0}, "head_penalty must be more than 0"),
         ({"freeze": ["nothing_of_the_kind"]}, "no layer group"),
         ({"lr_multipliers": {"nothing": 2}}, "matches no parameter"),
         ({"lr_scheduler_type": "one_cycle", "lr_scheduler_kwargs": {"pct": 1}}, "pct_start"),

@@ -93,7 +93,7 @@ def search(
         task, model, data, output_dir: as for :func:`hfft.finetune`.
         trials: how many, those that fail included, by all processes together.
         folds: judge by cross-validation with so many folds.
-        space: a YAML file, or the same as a mapping: argument -> ``{low, high}``, ``{low, high, step}``,
+        space: a YAML file, or the same as a mapping or JSON: argument -> ``{low, high}``, ``{low, high, step}``,
             ``{low, high, log: true}`` or a list of values. Left out, what suits the strategy.
         backend: ``optuna``, or ``ray`` for Ray Tune.
         sampler: ``tpe``, ``random`` or ``grid``.
@@ -155,15 +155,17 @@ def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: _Ranks)
     from hfft.searching.study import SharedStudy
 
     study = SharedStudy(folder, case.space, arguments, args.seed, case.objective.lower)
-    study.recover()
-    if arguments.backend == "ray":
-        from hfft.searching.with_ray import run_trials
+    try:
+        study.recover()
+        if arguments.backend == "ray":
+            from hfft.searching.with_ray import run_trials
 
-        run_trials(study, case, arguments, console)
-    else:
-        with only_trials_freed():
-            _run_trials(study, case, console)
-    study.leave()
+            run_trials(study, case, arguments, console)
+        else:
+            with only_trials_freed():
+                _run_trials(study, case, console)
+    finally:
+        study.leave()
     with study.alone():
         study.recover(wait=True)
         return _finish(study, case, folder, once, console)
@@ -192,7 +194,8 @@ def _begin(folder: Path, case: Case, arguments: SearchArguments) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder.absolute().parent / f".{folder.name}.{SEARCH_SETTINGS}"
         with writing(folder, "the settings"):
-            beside.write_text(f"{RUN_HEADER} What was searched, and how.\n{text}", "utf-8")
+            again = f"Again: hfft search --config {SEARCH_SETTINGS} --output_dir ANOTHER_FOLDER"
+            beside.write_text(f"{RUN_HEADER} {again}\n{text}", "utf-8")
             beside.replace(file)  # at once: another process may ask whether this folder holds a search
     old, new = yaml.safe_load(file.read_text("utf-8")), yaml.safe_load(text)
     names = [n for n in old.keys() | new.keys() if n not in (*_MAY_CHANGE, *_OF_THIS_START)]

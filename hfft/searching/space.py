@@ -80,7 +80,7 @@ Space = dict[str, Range | Choice]
 
 
 def read_space(source: str | Path | Mapping[str, Any]) -> Space:
-    """Read a space from a YAML file, or from a mapping of the same form.
+    """Read a space from a YAML file, or from a mapping of the same form, which may be JSON.
 
     Every entry is an argument's name with ``{low, high}``, ``{low, high, step}``, ``{low, high, log: true}`` or a list
     of values; the values are typed as flags are.
@@ -88,7 +88,9 @@ def read_space(source: str | Path | Mapping[str, Any]) -> Space:
     Raises:
         UserError: for what is no such file, an unknown name, one that cannot be searched, and bad bounds.
     """
-    if isinstance(source, Mapping):
+    if isinstance(source, str) and source.lstrip().startswith("{"):
+        named, items = "--space", plain_items(source, "--space")
+    elif isinstance(source, Mapping):
         named = "space"
         try:
             items = plain_items(yaml.safe_dump(dict(source), sort_keys=False), named)

@@ -87,6 +87,15 @@ def test_the_run_is_that_of_hfft_train(result, settings, tmp_path):
     assert again["test_log_loss"] == result.metrics["test_log_loss"]
 
 
+def test_the_settings_that_are_written_make_the_search_again(result, tmp_path, capsys):
+    config = str(Path(result.output_dir) / "search.yaml")
+    assert cli.main(["search", "--config", config, "--output_dir", str(tmp_path / "again")]) == 0
+    assert "The best of 4 trials" in capsys.readouterr().out
+    table = pandas.read_csv(tmp_path / "again" / "trials.csv")
+    assert table["value"].tolist() == pytest.approx(values(result))
+    assert table["head_solver"].tolist() == [row["parameters"]["head_solver"] for row in result.trials]
+
+
 def test_features_are_computed_once_for_all_trials(result, counts):
     assert counts == [45]
 
