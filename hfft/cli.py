@@ -155,7 +155,8 @@ def _check(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=_count, help="Of the splits that are drawn (default: that of a run).")
     parser.add_argument("--model", help="Also compare the inputs with what this model reads; weights are not needed.")
     parser.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
-    parser.add_argument("--max_length", type=_positive_number, help="As for `hfft train`.")
+    for name in ("max_length", "image_size"):
+        parser.add_argument(f"--{name}", type=_positive_number, help="As for `hfft train`.")
     parser.add_argument("--output", metavar="F.json", help="Also write the findings to this file.")
     given = _parse(parser, argv)
     output = given.pop("output", None)
@@ -220,6 +221,7 @@ def _layers(argv: Sequence[str]) -> int:
     parser.add_argument("--strategy", help="As for `hfft train`.")
     for name in ("learning_rate", "head_learning_rate", "layer_decay", "epochs_per_group"):
         parser.add_argument(f"--{name}", type=float, help="As for `hfft train`.")
+    parser.add_argument("--image_size", type=_positive_number, help="As for `hfft train`.")
     for name in ("freeze", "layer_patterns"):
         parser.add_argument(f"--{name}", nargs="+", metavar="REGEX", help="As for `hfft train`.")
     parser.add_argument("--output", metavar="F.png", help="Also draw the layers (.png, .svg or .pdf).")

@@ -59,7 +59,8 @@ _FIXED_ON_RESUME = (
         "lr_multipliers",
         "lr_scheduler_type",
     ),
-    *("max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "weight_decay"),
+    *("max_length", "image_size", "dropout", "drop_path_rate"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "optim", "weight_decay"),
 )
 
 
