@@ -44,8 +44,8 @@ class ModelArguments:
     dropout: float | None = field(
         default=None,
         metadata={
-            "help": "Share of hidden states, of attention and of what the classifier reads alike that dropout sets to 0 "
-            "in training (default: the checkpoint's own shares)."
+            "help": "Share that dropout sets to 0 in training, of hidden states, attention and what the classifier "
+            "reads alike (default: the checkpoint's own shares)."
         },
     )
     drop_path_rate: float | None = field(

@@ -80,7 +80,9 @@ class ImageClassification(Task):
             return model, processor
         from .resizing import resized_model, resized_processor
 
-        return resized_model(model, arguments.image_size), resized_processor(processor, arguments.image_size)
+        with reading(f"the image preprocessing of '{arguments.model}' has no other size"):
+            processor = resized_processor(processor, arguments.image_size)
+        return resized_model(model, arguments.image_size), processor
 
     def architecture(self, arguments: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:
         """Build the model of the configuration, and for another size with random weights: they are tried out."""
