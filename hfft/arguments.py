@@ -41,6 +41,27 @@ class ModelArguments:
             "into the architecture in the end), or auto: what a solved head reads best."
         },
     )
+    dropout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share that dropout sets to 0 in training, of hidden states, attention and what the classifier "
+            "reads alike (default: the checkpoint's own shares)."
+        },
+    )
+    drop_path_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Stochastic depth: how often the last block is skipped in training, and those before it less often "
+            "in most models (default: the checkpoint's own rate)."
+        },
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pixels a side of the square that the model reads of a picture; position embeddings are resized "
+            "(default: the checkpoint's own)."
+        },
+    )
     max_length: int | None = field(
         default=None,
         metadata={"help": "Tokens after which a text is cut (default: what the model reads, at most 512)."},
@@ -48,6 +69,16 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         require_range(self, "max_length", low=4)
+        require_range(self, "image_size", low=8, high=4096)
+        if self.image_size is not None and not isinstance(self.image_size, int):
+            raise UserError(f"image_size must be a whole number of pixels, got {self.image_size!r}.")
+        for name in ("dropout", "drop_path_rate"):
+            require_range(self, name, low=0, high=1, high_included=False)
+
+    def rates(self) -> dict[str, float]:
+        """Return the rates that were given and make a difference in training alone, by name."""
+        given = {"dropout": self.dropout, "drop_path_rate": self.drop_path_rate}
+        return {name: rate for name, rate in given.items() if rate is not None}
 
 
 @dataclass

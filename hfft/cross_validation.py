@@ -35,7 +35,7 @@ from hfft.finetuning import fine_tune
 from hfft.parsing import split_settings, training_arguments
 from hfft.preparing import read_data
 from hfft.record import CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS, METRICS_FILE, PREDICTIONS_FILE, RUN_HEADER
-from hfft.settling import is_of_once, plain
+from hfft.settling import is_of_once, plain, require_use
 from hfft.targets import Target
 from hfft.task import Task
 from hfft.terminal import figure, make_console, print_metrics
@@ -148,6 +148,7 @@ def _cross_validate(
 ) -> CrossValidationResult:
     model_arguments, data_arguments, chosen = split_settings(settings)
     args = training_arguments(chosen)
+    require_use(model_arguments, args)
     if args.push_to_hub:
         raise UserError("push_to_hub has no place in cross-validation, which keeps no model to be pushed.")
     folder = Path(str(args.output_dir))

@@ -42,7 +42,7 @@ from hfft.preparing import (
 from hfft.processes import from_first_process
 from hfft.record import ADAPTER_FOLDER, TRAIN_RUNTIME, RunRecord
 from hfft.report import write_card, write_report
-from hfft.settling import measure_function, rerunnable, settle, task_defaults
+from hfft.settling import measure_function, require_use, rerunnable, settle, task_defaults
 from hfft.strategies import load_strategy
 from hfft.targets import Regression
 from hfft.targets.temperature import calibrate, logit_layers
@@ -102,6 +102,7 @@ def require_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """
     model_arguments, data_arguments, chosen = split_settings(settings)
     args = training_arguments(chosen)
+    require_use(model_arguments, args)
     if is_first_process():  # the others may look only after it has begun to write
         inputs = (model_arguments.model, data_arguments.data)
         output.require_free(Path(str(args.output_dir)), resume=args.resume, overwrite=args.overwrite, inputs=inputs)

@@ -153,8 +153,8 @@ _SPLITS = ("train", "validation", "test")
 def sort_settings(settings: Mapping[str, Any], **given: Any) -> tuple[ModelArguments, DataArguments]:
     """Return what settings say of model and data; raises :class:`UserError` for what belongs to training."""
     model_arguments, data_arguments, others = split_settings({**settings, **given})
-    if others:
-        raise UserError(f"{listed(others)} belongs to training, and has no place here.")
+    if of_training := [*others, *model_arguments.rates()]:
+        raise UserError(f"{listed(of_training)} belongs to training, and has no place here.")
     return model_arguments, data_arguments
 
 

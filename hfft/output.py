@@ -62,7 +62,8 @@ _FIXED_ON_RESUME = (
     ),
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_plus_ratio"),
     *("adapter_config", "adapter_targets", "adapter_layers"),
-    *("max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "weight_decay"),
+    *("max_length", "image_size", "dropout", "drop_path_rate"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "optim", "weight_decay"),
 )
 
 

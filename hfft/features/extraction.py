@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from hfft.caching import Cache, content_key
 from hfft.data.inspecting import Track
+from hfft.dropout import is_for_training, without_rates
 from hfft.errors import UserError
 from hfft.features.readout import Readout
 from hfft.precision import FP32, autocast_on
@@ -191,7 +192,8 @@ def model_key(model: Any, without: Sequence[str], *more: str) -> str:
     """Return a digest of what turns inputs into features.
 
     Args:
-        model: its parameters and buffers count, and its configuration but for the classes.
+        model: its parameters and buffers count, and its configuration but for the classes, and for dropout and
+            stochastic depth, which are off.
         without: names of parameters that come behind the features.
         more: whatever else, such as the encoder's key.
     """
@@ -203,10 +205,11 @@ def model_key(model: Any, without: Sequence[str], *more: str) -> str:
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data if tensor.ndim else b"")
             digest.update(repr(tensor.item()).encode() if not tensor.ndim else b"")
     for name, module in model.named_modules():  # some that have no weights make a difference all the same
-        digest.update(f"{name} {type(module).__qualname__}".encode())
+        if not is_for_training(module):
+            digest.update(f"{name} {type(module).__qualname__}".encode())
     config = {
         name: value
-        for name, value in model.config.to_dict().items()
+        for name, value in without_rates(model.config.to_dict()).items()
         if name not in ("id2label", "label2id", "num_labels", "num_classes", "problem_type", "_name_or_path")
     }
     told = json.dumps(config, sort_keys=True, default=str)
