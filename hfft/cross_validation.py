@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import datetime
 import gc
 import json
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from rich.console import Console
 
 from hfft import output
-from hfft.arguments import CrossValidationArguments, DataArguments
-from hfft.arrays import encode_column, other_rows, select_rows
+from hfft.apart import Ranks, apart
+from hfft.arguments import CrossValidationArguments
 from hfft.data import LabelledData
-from hfft.data.copies import find_repeats
-from hfft.data.drawing import draw_split
-from hfft.data.folds import ALWAYS_TRAINED, draw_folds
-from hfft.data.leaks import settle_leaks
-from hfft.data.split_names import GROUP
+from hfft.data.divisions import Fold, data_of_fold, plan_folds
 from hfft.errors import ProcessError, UserError
 from hfft.evaluation import metric_rows
 from hfft.evaluation.intervals import nadeau_bengio_interval
@@ -35,18 +26,11 @@ from hfft.finetuning import fine_tune
 from hfft.parsing import split_settings, training_arguments
 from hfft.preparing import read_data
 from hfft.record import CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS, METRICS_FILE, PREDICTIONS_FILE, RUN_HEADER
+from hfft.resuming import binds_result, differences
 from hfft.settling import is_of_once, plain
 from hfft.targets import Target
 from hfft.task import Task
 from hfft.terminal import figure, make_console, print_metrics
-
-_DEVICES = "CUDA_VISIBLE_DEVICES"
-# What no result depends on, and a resumed cross-validation may have otherwise.
-_MAY_CHANGE = (
-    *("output_dir", "auto_batch_size", "per_device_eval_batch_size", "cache_dir", "cache_budget", "disable_tqdm"),
-    *("report_to", "keep_models", "save_total_limit", "on_nan"),
-)
-_MAY_CHANGE_PREFIXES = ("dataloader_", "logging_", "ddp_")
 
 
 @dataclass
@@ -68,43 +52,6 @@ class CrossValidationResult:
         """Return the metrics as rows: name, mean, low and high of the interval, and the baseline's mean."""
         names = [name.removeprefix("crossval_") for name in self.metrics if name.startswith("crossval_")]
         return metric_rows(self.metrics, [n for n in names if not n.endswith(("_ci_low", "_ci_high"))], "crossval")
-
-
-@dataclass
-class _Fold:
-    """One division of the training examples.
-
-    Attributes:
-        name: of its folder.
-        held: the rows that are predicted, sorted.
-        seed: of the run.
-    """
-
-    name: str
-    held: np.ndarray
-    seed: int
-
-
-@dataclass
-class _Ranks:
-    """The processes of a launcher, each of which runs folds of its own, alone.
-
-    Attributes:
-        rank, size: which one of how many.
-        store: where they tell each other what is done.
-    """
-
-    rank: int = 0
-    size: int = 1
-    store: Any = field(default=None, repr=False)
-
-    def tell(self, key: str) -> None:
-        if self.store is not None:
-            self.store.set(key, b"1")
-
-    def wait_for(self, *keys: str) -> None:
-        if self.store is not None:  # a process that dies takes the others with it: the launcher sees to that
-            self.store.wait(list(keys), datetime.timedelta(days=30))
 
 
 def cross_validate(
@@ -139,12 +86,12 @@ def cross_validate(
     arguments = CrossValidationArguments(folds, repeats, keep_models)
     settings = {"task": task, "model": model, "data": data, "output_dir": output_dir, **settings}
     settings = {name: value for name, value in settings.items() if value is not None}
-    with _alone() as ranks:
+    with apart() as ranks:
         return _cross_validate(settings, arguments, ranks)
 
 
 def _cross_validate(
-    settings: dict[str, Any], arguments: CrossValidationArguments, ranks: _Ranks
+    settings: dict[str, Any], arguments: CrossValidationArguments, ranks: Ranks
 ) -> CrossValidationResult:
     model_arguments, data_arguments, chosen = split_settings(settings)
     args = training_arguments(chosen)
@@ -156,7 +103,7 @@ def _cross_validate(
         inputs = (model_arguments.model, data_arguments.data)
         output.require_free(folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs)
     task, labelled = read_data(settings, console, draw=False)  # every training example is to be predicted
-    plan, notes = _draw(labelled, args.seed, arguments)
+    plan, notes = plan_folds(labelled, arguments.folds, arguments.repeats, args.seed)
     for note in notes:
         console.print(f"  {note}")
     if ranks.rank == 0:
@@ -171,7 +118,7 @@ def _cross_validate(
             own = {name: value for name, value in settings.items() if name != "overwrite"}
             own |= {"output_dir": str(place), "seed": fold.seed, "resume": output.is_run(place)}
             try:
-                fine_tune(task, _fold_of(labelled, fold, share, data_arguments, args.seed), own, Console(quiet=True))
+                fine_tune(task, data_of_fold(labelled, fold, share, args.seed), own, Console(quiet=True))
             except UserError as error:
                 raise ProcessError(f"{fold.name}: {error}") from error
             output.mark_fold(place)
@@ -193,89 +140,6 @@ def _cross_validate(
     return result
 
 
-@contextlib.contextmanager
-def _alone() -> Iterator[_Ranks]:
-    """Make this process one of its own for the time: what the launcher set is kept for :class:`_Ranks` alone."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield _Ranks()
-        return
-    from torch.distributed import rendezvous
-
-    store, rank, size = next(rendezvous("env://"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    # each its own device, as the only one that it sees; asked for the count, torch does not open the driver, which
-    # reads the variable once
-    devices = os.environ.get(_DEVICES, ",".join(map(str, range(torch.cuda.device_count()))))
-    if devices:
-        before |= {_DEVICES: devices} if _DEVICES in os.environ else {}
-        os.environ[_DEVICES] = devices.split(",")[local % len(devices.split(","))]
-    try:
-        yield _Ranks(rank, size, store)
-    finally:
-        os.environ.pop(_DEVICES, None)
-        os.environ.update(before)
-
-
-def _draw(data: LabelledData, seed: int, arguments: CrossValidationArguments) -> tuple[list[_Fold], list[str]]:
-    """Return the folds, and what to tell of them."""
-    train, labels = data.splits["train"], data.labels("train")
-    folds, repeats = arguments.folds, arguments.repeats
-    dealt = draw_folds(data.target.strata(labels), folds, seed, _kin(data), repeats)
-    if not len(dealt):
-        raise UserError(
-            f"--data: no fold can be held out of the {len(train)} training examples of '{data.origin}' without all of "
-            "a class: every class needs two examples (or groups)."
-        )
-    count, notes = int(dealt.max()) + 1, []
-    if count < folds:
-        notes.append(f"{count} folds in place of {folds}: no class has more examples, or groups, that can be held out.")
-    never = int((dealt[0] == ALWAYS_TRAINED).sum())
-    if never:
-        notes.append(f"{never} examples are held out of no fold: a class would have none left to train on.")
-    plan = []
-    for repeat, fold_of in enumerate(dealt):
-        for fold in range(count):
-            name = f"fold-{fold + 1}" if repeats == 1 else f"repeat-{repeat + 1}-fold-{fold + 1}"
-            plan.append(_Fold(name, np.flatnonzero(fold_of == fold), seed + repeat))
-    return plan, notes
-
-
-def _kin(data: LabelledData) -> np.ndarray:
-    """Return (rows,) what belongs together: groups, and examples that are copies of each other."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    train = data.splits["train"]
-    copies = find_repeats(data.inspected["train"])
-    first, second = copies.rows, copies.originals
-    if GROUP in train.column_names:
-        _, leaders, group_of = np.unique(encode_column(train, GROUP)[0], return_index=True, return_inverse=True)
-        first, second = (
-            np.r_[first, np.arange(len(train))],
-            np.r_[second, leaders[group_of]],
-        )
-    edges = coo_array((np.ones(len(first)), (first, second)), shape=(len(train), len(train)))
-    return np.asarray(connected_components(edges, directed=False)[1])
-
-
-def _fold_of(data: LabelledData, fold: _Fold, share: float, arguments: DataArguments, seed: int) -> LabelledData:
-    """Return the data of one fold: what is held out is its test split; a validation split is drawn from the rest."""
-    train, looks = data.splits["train"], data.inspected["train"]
-    kept = other_rows(len(train), fold.held)
-    given = {name: data.splits[name] for name in ("validation",) if name in data.splits}
-    splits = {"train": select_rows(train, kept), **given, "test": select_rows(train, fold.held)}
-    inspected = {**data.inspected, "train": looks.select(kept), "test": looks.select(fold.held)}
-    found = dataclasses.replace(data, splits=splits, inspected=inspected, findings=type(data.findings)(), pool=train)
-    if share > 0 and not given:
-        draw_split(found, "validation", share, seed)
-        settle_leaks(found, {"train", "test"}, "skip")
-    found.splits = {name: found.splits[name] for name in ("train", "validation", "test") if name in found.splits}
-    return found
-
-
 def _begin(folder: Path, settings: dict[str, Any], arguments: CrossValidationArguments) -> None:
     """Write the settings; raises :class:`UserError` where others are gone on with."""
     recipe = {name: value for name, value in settings.items() if not is_of_once(name) and name != "output_dir"}
@@ -293,11 +157,8 @@ def _begin(folder: Path, settings: dict[str, Any], arguments: CrossValidationArg
         output.set_aside(folder)
     if settings.get("resume") and file.is_file():
         old = yaml.safe_load(file.read_text("utf-8")) or {}
-        new = yaml.safe_load(text)
-        names = [n for n in old.keys() | new.keys() if n not in _MAY_CHANGE and not n.startswith(_MAY_CHANGE_PREFIXES)]
-        if changed := sorted(name for name in names if old.get(name) != new.get(name)):
-            told = "; ".join(f"{name} was {old.get(name)}, now {new.get(name)}" for name in changed)
-            raise UserError(f"--resume: '{folder}' holds another cross-validation: {told}.")
+        if changed := differences(old, yaml.safe_load(text), binds_result):
+            raise UserError(f"--resume: '{folder}' holds another cross-validation: {'; '.join(changed)}.")
     folder.mkdir(parents=True, exist_ok=True)
     rerun = f"{RUN_HEADER} Again: hfft crossval --config {CROSSVAL_SETTINGS} --output_dir ANOTHER_FOLDER"
     with writing(folder, "the settings"):
@@ -314,7 +175,7 @@ def _headline(place: Path, target: Target) -> str:
     return f"{name.replace('_', ' ')} {figure(metrics[f'test_{name}'])}"
 
 
-def _join(folder: Path, plan: list[_Fold], data: LabelledData) -> CrossValidationResult:
+def _join(folder: Path, plan: list[Fold], data: LabelledData) -> CrossValidationResult:
     """Read what the folds have written, and put means and intervals to their metrics."""
     folds: list[dict[str, Any]] = []
     for fold in plan:
@@ -335,9 +196,7 @@ def _join(folder: Path, plan: list[_Fold], data: LabelledData) -> CrossValidatio
     return CrossValidationResult(flat, folds, str(folder))
 
 
-def _write(
-    result: CrossValidationResult, folder: Path, plan: list[_Fold], data: LabelledData, notes: list[str]
-) -> None:
+def _write(result: CrossValidationResult, folder: Path, plan: list[Fold], data: LabelledData, notes: list[str]) -> None:
     """Write the metrics, and the out-of-fold predictions in the order of the training examples."""
     import pandas
 

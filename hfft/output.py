@@ -26,6 +26,7 @@ from hfft.record import (
     RUN_FILE,
     RUN_HEADER,
 )
+from hfft.resuming import binds_checkpoint, differences
 from hfft.targets import Target
 
 _FOLD_HEADER = f"{RUN_HEADER} One fold of a cross-validation: these settings alone make another run."
@@ -36,30 +37,6 @@ _PRODUCTS = (
     *MODEL_FILES,
     *(RUN_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE),
     *(CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS),
-)
-# A checkpoint belongs to these; another value would train another model from its weights.
-_FIXED_ON_RESUME = (
-    *("task", "model", "revision", "data", "strategy", "layer_decay", "learning_rate", "head_learning_rate", "seed"),
-    *(
-        "validation_size",
-        "test_size",
-        "text_column",
-        "text_pair_column",
-        "image_column",
-        "label_column",
-        "group_column",
-    ),
-    *(
-        "pooling",
-        "head_start",
-        "head_solver",
-        "freeze",
-        "epochs_per_group",
-        "layer_patterns",
-        "lr_multipliers",
-        "lr_scheduler_type",
-    ),
-    *("max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "weight_decay"),
 )
 
 
@@ -120,11 +97,7 @@ def drop_model(folder: Path) -> None:
 def require_same_run(folder: Path, checkpoint: str, settings: dict[str, Any], target: Target) -> None:
     """Raise :class:`UserError` with what differs between the run that is resumed and the one that is asked for."""
     old = yaml.safe_load((folder / RUN_FILE).read_text("utf-8")) or {}
-    changed = [
-        f"{name} was {old.get(name)}, now {settings.get(name)}"
-        for name in _FIXED_ON_RESUME
-        if old.get(name) != settings.get(name)
-    ]
+    changed = differences(old, settings, binds_checkpoint)
     config = json.loads((Path(checkpoint) / "config.json").read_text("utf-8"))
     trained = config.get("label_names") or [name for _, name in sorted(config["id2label"].items(), key=_index)]
     if difference := target.difference(config.get("problem_type"), trained):
