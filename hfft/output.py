@@ -22,21 +22,22 @@ from hfft.record import (
     METRICS_FILE,
     MODEL_FILES,
     PREDICTIONS_FILE,
+    REFIT,
     REPORT_FILE,
     RUN_FILE,
     RUN_HEADER,
+    header,
 )
 from hfft.resuming import binds_checkpoint, differences
 from hfft.targets import Target
 
-_FOLD_HEADER = f"{RUN_HEADER} One fold of a cross-validation: these settings alone make another run."
 ASIDE = ".replaced"  # where an old run waits until the new model is saved
 
 # What a run writes to the top of its folder, and --overwrite replaces. Anything else there is left alone.
 _PRODUCTS = (
     *MODEL_FILES,
     *(RUN_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE),
-    *(CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS),
+    *(CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS, REFIT),
 )
 
 
@@ -73,17 +74,15 @@ def is_run(folder: Path) -> bool:
     return any(file.is_file() and file.read_bytes().startswith(RUN_HEADER.encode()) for file in files)
 
 
-def mark_fold(folder: Path) -> None:
-    """Say in a run's settings that they make another run than that of a fold, whose data were drawn for it."""
+def is_of_cross_validation(folder: Path) -> bool:
+    """Say whether the folder holds a run whose settings alone make another one: its data were divided for it."""
     file = folder / RUN_FILE
-    _, _, settings = file.read_text("utf-8").partition("\n")
-    file.write_text(f"{_FOLD_HEADER}\n{settings}", "utf-8")
+    return file.is_file() and file.read_text("utf-8").startswith(header("hfft crossval"))
 
 
-def is_fold(folder: Path) -> bool:
-    """Say whether the folder holds the run of a fold."""
-    file = folder / RUN_FILE
-    return file.is_file() and file.read_text("utf-8").startswith(_FOLD_HEADER)
+def is_complete(folder: Path) -> bool:
+    """Say whether a run has come to its end: the card is its last file."""
+    return (folder / CARD_FILE).is_file()
 
 
 def drop_model(folder: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_model_of_a_fold_is_not_tested_on_what_it_was_trained_on(settings, tmp
     write_csv(tmp_path / "train.csv", make_sentences(18, 1))
     own = {**settings, "data": str(tmp_path / "train.csv"), "hub_token": "hf_secret"}
     kept = hfft.cross_validate(**own, output_dir=str(tmp_path / "out"), folds=2, keep_models=True)
-    with pytest.raises(UserError, match="of one fold of a cross-validation"):
+    with pytest.raises(UserError, match="part of a cross-validation"):
         hfft.evaluate(f"{kept.output_dir}/folds/fold-1", own["data"])
     assert not [path for path in Path(kept.output_dir).rglob("*.yaml") if "hf_secret" in path.read_text()]
 
