@@ -57,12 +57,14 @@ def join_folds(folder: Path, plan: list[Fold], data: LabelledData) -> CrossValid
         folds.append({**sizes, **metrics})
     flat: dict[str, float] = {}
     ratio = float(np.mean([fold["test"] / (len(data.splits["train"]) - fold["test"]) for fold in folds]))
-    for name in data.target.metrics.functions:
+    metrics = data.target.metrics
+    for name in metrics.functions:
         values = [fold[f"test_{name}"] for fold in folds if f"test_{name}" in fold]
         if len(values) < len(folds):
             continue  # a metric that some fold has no value for has no mean
         flat[f"crossval_{name}"] = float(np.mean(values))
-        flat[f"crossval_{name}_ci_low"], flat[f"crossval_{name}_ci_high"] = nadeau_bengio_interval(values, ratio)
+        if (interval := nadeau_bengio_interval(values, ratio, metrics.ranges[name])) is not None:
+            flat[f"crossval_{name}_ci_low"], flat[f"crossval_{name}_ci_high"] = interval
         baseline = [fold[f"baseline_test_{name}"] for fold in folds if f"baseline_test_{name}" in fold]
         if len(baseline) == len(folds):
             flat[f"baseline_crossval_{name}"] = float(np.mean(baseline))

@@ -106,15 +106,15 @@ class Evidence:
             names=names,
             interval_notes=(
                 f"Every interval: by Student's t over the {folds} folds, its variance corrected for the training "
-                "examples that they share (Nadeau and Bengio 2003).",
+                "examples that they share (Nadeau and Bengio 2003). Where all folds have the same value there is none.",
             ),
         )
 
     def sentence(self) -> str:
-        """Return the headline of figures that are known, with its interval."""
+        """Return the headline of figures that are known, with its interval if it has one."""
         row = metric_rows(self.figures, self.names, self.prefix)[0]
-        name, value = row["name"].replace("_", " "), figure(row["value"])
-        return f"{self.title}: {name} {value} (95 % interval {figure(row['low'])} to {figure(row['high'])})."
+        interval = "" if row["low"] is None else f" (95 % interval {figure(row['low'])} to {figure(row['high'])})"
+        return f"{self.title}: {row['name'].replace('_', ' ')} {figure(row['value'])}{interval}."
 
 
 @dataclass(frozen=True)

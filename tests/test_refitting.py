@@ -28,7 +28,9 @@ TRAINED = {"strategy": "full", "num_train_epochs": 3, "validation_size": 0.3, "l
 
 @pytest.fixture(scope="module")
 def train_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_csv(tmp_path_factory.mktemp("untested") / "train.csv", make_sentences(30, 1))
+    rows = make_sentences(30, 1)
+    rows[0] = (rows[0][0], rows[1][1])  # one label is wrong, so that the folds differ
+    return write_csv(tmp_path_factory.mktemp("untested") / "train.csv", rows)
 
 
 @pytest.fixture(scope="module")
