@@ -65,9 +65,10 @@ def join_folds(folder: Path, plan: list[Fold], data: LabelledData) -> CrossValid
         flat[f"crossval_{name}"] = float(np.mean(values))
         if (interval := nadeau_bengio_interval(values, ratio, metrics.ranges[name])) is not None:
             flat[f"crossval_{name}_ci_low"], flat[f"crossval_{name}_ci_high"] = interval
-        baseline = [fold[f"baseline_test_{name}"] for fold in folds if f"baseline_test_{name}" in fold]
-        if len(baseline) == len(folds):
-            flat[f"baseline_crossval_{name}"] = float(np.mean(baseline))
+        for baseline in ("baseline", "baseline_probe"):
+            found = [fold[f"{baseline}_test_{name}"] for fold in folds if f"{baseline}_test_{name}" in fold]
+            if len(found) == len(folds):
+                flat[f"{baseline}_crossval_{name}"] = float(np.mean(found))
     return CrossValidationResult(flat, folds, str(folder))
 
 

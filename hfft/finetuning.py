@@ -13,6 +13,7 @@ from transformers import set_seed
 
 from hfft import output
 from hfft.base_model import BaseModel
+from hfft.baselines import probe_test
 from hfft.caching import Cache, cache_folder
 from hfft.callbacks.interruption import StopOnSignal
 from hfft.callbacks.live_report import LiveReport
@@ -165,7 +166,9 @@ def fine_tune(
         with writing(folder, "the run"):
             record.write_run_file(folder)
             record.write_data_report(folder)
+    probed = None
     if load_strategy(args.strategy).trains:
+        probed = probe_test(task, trainer, processor, labelled, start, model_arguments.pooling, cache, console)
         trainer.add_callback(LiveReport(partial(report_progress, record, trainer, folder)))
         _train(trainer, checkpoint)
         record.distances = distances(trainer, task, model_arguments, labelled)
@@ -180,7 +183,7 @@ def fine_tune(
         output.discard(folder)
 
     with computing(SMALLER_BATCHES):
-        evaluate_run(trainer, task, processor, labelled, record, settled)
+        evaluate_run(trainer, task, processor, labelled, record, settled, probed)
     if trainer.is_world_process_zero():
         with writing(folder, "metrics and report"):
             record.write_predictions(folder)

@@ -90,18 +90,23 @@ def evaluate_run(
     data: LabelledData,
     record: RunRecord,
     settled: bool,
+    probed: np.ndarray | None,
 ) -> None:
     """Fill in history, layers, predictions and metrics.
 
     Args:
         trainer, task, processor, data, record: of the run.
         settled: whether thresholds have been tuned since training, or a temperature fitted.
+        probed: logits of the test split that a solved head gave before the training.
     """
     target = record.target
     record.history = trainer.state.log_history
     record.layers, record.thaws = trainer.layer_rates(), trainer.thaws()
     if "test" in data.splits:
         _test(trainer, task, processor, data, record)
+        if probed is not None:
+            found = data.target.metrics.compute(data.labels("test"), data.target.outputs(probed))
+            record.metrics |= {f"baseline_probe_test_{name}": value for name, value in found.items()}
     validation = trainer.validation_metrics()
     if validation and settled:
         predicted = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")

@@ -15,7 +15,7 @@ from hfft.data.hub import hub_parts
 from hfft.paths import last_part
 from hfft.record import CARD_FILE, PLACEHOLDER, REPORT_FILE, RunRecord
 from hfft.report.view import view_of
-from hfft.terminal import figure
+from hfft.terminal import SOLVED_HEAD, figure
 
 _NO_RECIPE = ("model", "data", "output_dir", "cache_dir", "task", "logging_dir", "run_name", "project")
 
@@ -96,6 +96,7 @@ def _render(template: str, record: RunRecord, *, autoescape: bool) -> str:
         record=record,
         view=view_of(record),
         rows=record.rows(),
+        solved_head=SOLVED_HEAD if any(row["probe"] is not None for row in record.rows()) else None,
         title=_title(record),
         target=record.target,
         counted=list(next(iter(record.counts.values()))),

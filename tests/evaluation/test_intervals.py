@@ -296,7 +296,8 @@ def test_a_summary_holds_value_interval_and_baseline():
 
 def test_rows_of_a_summary_leave_open_what_was_not_computed():
     metrics = {"test_a": 1.0, "test_a_ci_low": 0.5, "test_a_ci_high": 1.5, "baseline_test_a": 0.2, "test_b": 3.0}
+    metrics["baseline_probe_test_b"] = 2.0
     assert metric_rows(metrics, ["b", "absent", "a"], "test") == [
-        {"name": "b", "value": 3.0, "low": None, "high": None, "baseline": None},
-        {"name": "a", "value": 1.0, "low": 0.5, "high": 1.5, "baseline": 0.2},
+        {"name": "b", "value": 3.0, "low": None, "high": None, "baseline": None, "probe": 2.0},
+        {"name": "a", "value": 1.0, "low": 0.5, "high": 1.5, "baseline": 0.2, "probe": None},
     ]
