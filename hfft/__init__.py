@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from hfft.callbacks import GradualUnfreezing
     from hfft.checking import check
     from hfft.comparing import Comparison, compare
-    from hfft.cross_validation import CrossValidationResult, cross_validate
+    from hfft.cross_validation import cross_validate
+    from hfft.cross_validation_result import CrossValidationResult
     from hfft.errors import UserError
     from hfft.exporting import export
     from hfft.finetuning import FineTuneResult, finetune
@@ -36,7 +37,7 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Comparison": "comparing",
-    "CrossValidationResult": "cross_validation",
+    "CrossValidationResult": "cross_validation_result",
     "DataArguments": "arguments",
     "EvaluationResult": "inference",
     "FineTuneResult": "finetuning",

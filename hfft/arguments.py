@@ -90,6 +90,13 @@ class CrossValidationArguments:
     )
     repeats: int = field(default=1, metadata={"help": "How often the examples are dealt into folds anew."})
     keep_models: bool = field(default=False, metadata={"help": "Keep the weights of every fold's model."})
+    refit: bool = field(
+        default=False,
+        metadata={
+            "help": "After the folds train one model on every training example, in the folder refit of output_dir; "
+            "where no validation split was given, for as many epochs as were best in the median fold."
+        },
+    )
 
     def __post_init__(self) -> None:
         require_range(self, "folds", low=2)

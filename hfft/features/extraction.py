@@ -32,6 +32,11 @@ _FORMAT = 1
 _PICTURES_ON_CPU = 16
 _TOKENS_ON_CPU = 1024
 
+# Of a configuration: the classes, and what the Trainer turns off of a decoder, which is for generating alone.
+_NO_FEATURE_DEPENDS_ON = frozenset(
+    {"id2label", "label2id", "num_labels", "num_classes", "problem_type", "_name_or_path", "use_cache"}
+)
+
 Share = tuple[int, int]
 """(which one, of how many) processes that compute together."""
 
@@ -192,7 +197,7 @@ def model_key(model: Any, without: Sequence[str], *more: str) -> str:
     """Return a digest of what turns inputs into features.
 
     Args:
-        model: its parameters and buffers count, and its configuration but for the classes, and for dropout and
+        model: its parameters and buffers count, and what of its configuration features depend on: neither dropout nor
             stochastic depth, which are off.
         without: names of parameters that come behind the features.
         more: whatever else, such as the encoder's key.
@@ -207,10 +212,7 @@ def model_key(model: Any, without: Sequence[str], *more: str) -> str:
     for name, module in model.named_modules():  # some that have no weights make a difference all the same
         if not is_for_training(module):
             digest.update(f"{name} {type(module).__qualname__}".encode())
-    config = {
-        name: value
-        for name, value in without_rates(model.config.to_dict()).items()
-        if name not in ("id2label", "label2id", "num_labels", "num_classes", "problem_type", "_name_or_path")
-    }
+    settings = without_rates(model.config.to_dict())
+    config = {name: value for name, value in settings.items() if name not in _NO_FEATURE_DEPENDS_ON}
     told = json.dumps(config, sort_keys=True, default=str)
     return content_key(digest.digest(), type(model).__name__, told, *more)
