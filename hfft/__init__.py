@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from hfft.callbacks import GradualUnfreezing
     from hfft.checking import check
     from hfft.comparing import Comparison, compare
-    from hfft.cross_validation import CrossValidationResult, cross_validate
+    from hfft.cross_validation import cross_validate
+    from hfft.cross_validation_result import CrossValidationResult
     from hfft.errors import UserError
     from hfft.exporting import export
     from hfft.finetuning import FineTuneResult, finetune
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from hfft.hub import push
     from hfft.inference import EvaluationResult, evaluate
     from hfft.layers import LayerGroup, LayerStack
+    from hfft.listing import runs
     from hfft.optim import layerwise_optimizer, layerwise_param_groups
     from hfft.prediction import predict
+    from hfft.range_test import LearningRateTest, lr_find
     from hfft.record import RunRecord
     from hfft.searching import SearchResult, search
     from hfft.strategies import Strategy, list_strategies, load_strategy
@@ -35,7 +38,7 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Comparison": "comparing",
-    "CrossValidationResult": "cross_validation",
+    "CrossValidationResult": "cross_validation_result",
     "DataArguments": "arguments",
     "EvaluationResult": "inference",
     "FineTuneResult": "finetuning",
@@ -45,6 +48,7 @@ _MODULE_OF = {
     "InputColumn": "task",
     "LayerGroup": "layers",
     "LayerStack": "layers",
+    "LearningRateTest": "range_test",
     "ModelArguments": "arguments",
     "RunRecord": "record",
     "SearchResult": "searching",
@@ -64,8 +68,10 @@ _MODULE_OF = {
     "list_tasks": "task",
     "load_strategy": "strategies",
     "load_task": "task",
+    "lr_find": "range_test",
     "predict": "prediction",
     "push": "hub",
+    "runs": "listing",
     "search": "searching",
 }
 
@@ -81,6 +87,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "InputColumn",
     "LayerGroup",
     "LayerStack",
+    "LearningRateTest",
     "ModelArguments",
     "RunRecord",
     "SearchResult",
@@ -100,8 +107,10 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "list_tasks",
     "load_strategy",
     "load_task",
+    "lr_find",
     "predict",
     "push",
+    "runs",
     "search",
     "__version__",
 ]

@@ -41,6 +41,27 @@ class ModelArguments:
             "into the architecture in the end), or auto: what a solved head reads best."
         },
     )
+    dropout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share that dropout sets to 0 in training, of hidden states, attention and what the classifier "
+            "reads alike (default: the checkpoint's own shares)."
+        },
+    )
+    drop_path_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Stochastic depth: how often the last block is skipped in training, and those before it less often "
+            "in most models (default: the checkpoint's own rate)."
+        },
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pixels a side of the square that the model reads of a picture; position embeddings are resized "
+            "(default: the checkpoint's own)."
+        },
+    )
     max_length: int | None = field(
         default=None,
         metadata={"help": "Tokens after which a text is cut (default: what the model reads, at most 512)."},
@@ -48,6 +69,16 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         require_range(self, "max_length", low=4)
+        require_range(self, "image_size", low=8, high=4096)
+        if self.image_size is not None and not isinstance(self.image_size, int):
+            raise UserError(f"image_size must be a whole number of pixels, got {self.image_size!r}.")
+        for name in ("dropout", "drop_path_rate"):
+            require_range(self, name, low=0, high=1, high_included=False)
+
+    def rates(self) -> dict[str, float]:
+        """Return the rates that were given and make a difference in training alone, by name."""
+        given = {"dropout": self.dropout, "drop_path_rate": self.drop_path_rate}
+        return {name: rate for name, rate in given.items() if rate is not None}
 
 
 @dataclass
@@ -59,6 +90,13 @@ class CrossValidationArguments:
     )
     repeats: int = field(default=1, metadata={"help": "How often the examples are dealt into folds anew."})
     keep_models: bool = field(default=False, metadata={"help": "Keep the weights of every fold's model."})
+    refit: bool = field(
+        default=False,
+        metadata={
+            "help": "After the folds train one model on every training example, in the folder refit of output_dir; "
+            "where no validation split was given, for as many epochs as were best in the median fold."
+        },
+    )
 
     def __post_init__(self) -> None:
         require_range(self, "folds", low=2)
@@ -126,6 +164,21 @@ class SearchArguments:
                 f"workers has no place with backend {self.backend}: start the command again with --resume, here or on "
                 "another machine with the same folder, and both processes share the trials."
             )
+
+
+@dataclass
+class RangeTestArguments:
+    """Between which learning rates the range test goes."""
+
+    lowest_rate: float = field(default=1e-6, metadata={"help": "Learning rate of the head in the first step."})
+    highest_rate: float = field(default=1.0, metadata={"help": "Learning rate of the head in the last step."})
+    steps: int = field(default=100, metadata={"help": "Optimizer steps of the test."})
+    output: str | None = field(default=None, metadata={"help": "Picture to draw (.png, .svg or .pdf)."})
+
+    def __post_init__(self) -> None:
+        require_range(self, "lowest_rate", low=0, low_included=False)
+        require_range(self, "highest_rate", low=self.lowest_rate, low_included=False)
+        require_range(self, "steps", low=10)
 
 
 @dataclass

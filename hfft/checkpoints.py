@@ -16,6 +16,7 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.utils import ADAPTER_CONFIG_NAME
 
 from hfft.failures import writing
 
@@ -112,11 +113,13 @@ class WholeCheckpoints(Trainer):
         if self.args.should_save:
             folder = Path(output_dir if output_dir is not None else str(self.args.output_dir))
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            if (folder / ADAPTER_CONFIG_NAME).is_file():  # what the model answers with stands in no adapter's own files
+                self.accelerator.unwrap_model(self.model).config.save_pretrained(folder)
             for weights in folder.glob("*.safetensors"):
-                _share(weights)
+                let_others_read(weights)
 
 
-def _share(file: Path) -> None:
+def let_others_read(file: Path) -> None:
     """Let others read a file as far as the umask does; safetensors writes for the owner alone."""
     umask = os.umask(0)
     os.umask(umask)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hfft.adapters.models import add_adapters
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 from hfft.errors import UserError
 from hfft.freezing import select_parameters
@@ -73,6 +74,10 @@ def plan_layers(model: str, task: str | Task | None = None, **settings: Any) -> 
         rates = layer_learning_rates(len(stack), args.learning_rate, args.layer_decay, args.head_learning_rate)
     frozen = set(select_parameters(architecture, stack, args.freeze or []))
     sizes = {name: parameter.numel() for name, parameter in architecture.named_parameters()}
+    starts, notes = _starts(args, len(stack)), list(stack.notes)
+    if strategy.adapter is not None:
+        starts, told = _starts_of_adapters(architecture, args)
+        notes += told
     layers = tuple(
         PlannedLayer(
             name=group.name,
@@ -81,13 +86,13 @@ def plan_layers(model: str, task: str | Task | None = None, **settings: Any) -> 
             factor=rate / args.learning_rate,
             trains="never" if frozen.issuperset(group.parameter_names) else start,
         )
-        for group, rate, start in zip(stack, rates, _starts(args, len(stack)), strict=True)
+        for group, rate, start in zip(stack, rates, starts, strict=True)
     )
     total = sum(layer.parameters for layer in layers)
     return LayerPlan(
         title=f"{type(architecture).__name__}, {total / 1e6:.2f} million parameters; strategy {strategy.name}",
         layers=layers,
-        notes=stack.notes,
+        notes=tuple(notes),
     )
 
 
@@ -103,3 +108,12 @@ def _starts(args: FineTuningArguments, groups: int) -> list[str]:
     unit = "after {:.0f} % of the run" if args.epochs_per_group is None else "after {:.3g} epochs"
     scale = steps / 100 if args.epochs_per_group is None else steps
     return [unit.format(start / scale) if start else "from step 1" for start in schedule.starts]
+
+
+def _starts_of_adapters(model: Any, args: FineTuningArguments) -> tuple[list[str], list[str]]:
+    """Return what of each layer group trains beside frozen weights, and what to tell of it; wraps the model."""
+    wrapped, told = add_adapters(model, args)
+    trained = {name: parameter.numel() for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
+    *below, _ = LayerStack.from_model(wrapped, args.layer_patterns)
+    counts = [sum(trained.get(name, 0) for name in group.parameter_names) for group in below]
+    return [*(f"adapters of {count:,} from step 1" if count else "never" for count in counts), "from step 1"], told

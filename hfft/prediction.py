@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import json
-import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 from datasets import Dataset
@@ -23,19 +20,12 @@ from hfft.data.inspecting import Track
 from hfft.data.sources import Source, read_inputs, task_inputs
 from hfft.data.split_names import REFERENCE, UNSPLIT
 from hfft.errors import UserError
-from hfft.failures import writing_output
 from hfft.findings import reference_text
 from hfft.inference import Classifier, columns_of_run, run_settings, sort_settings
 from hfft.paths import require_writable
-from hfft.targets import Target
+from hfft.prediction_tables import ERROR, STREAM, open_writer, table_schema
 from hfft.task import Task
 from hfft.terminal import progress_bar
-
-STREAM = "-"
-"""In place of a path: standard input, standard output."""
-
-ERROR = "error"
-"""The column that says why an input could not be read."""
 
 _CHUNK = 1024  # inputs in memory at a time
 _BATCH = 64  # looked at together
@@ -123,7 +113,8 @@ def predict_to(
     classifier = Classifier.load(model_arguments, task)
     named = data_arguments.named_columns()
     summary, delimiter = PredictionSummary(), data_arguments.label_delimiter or ";"
-    with progress_bar(console or Console(quiet=True)) as bar, _writer(output, classifier.target, delimiter) as writer:
+    opened = open_writer(output, classifier.target, delimiter)
+    with progress_bar(console or Console(quiet=True)) as bar, opened as writer:
         track: Track = lambda items, n, _: bar.track(items, n, description="Predicting")  # noqa: E731
         chunks = (
             _lines(sys.stdin.buffer, classifier.task, named, model)
@@ -230,83 +221,3 @@ def _predicted(classifier: Classifier, chunk: _Chunk, batch_size: int, summary: 
             for row, value in zip(good.tolist(), list(values), strict=True):
                 columns[name][row] = value
     return pyarrow.table({name: pyarrow.array(columns[name], schema.field(name).type) for name in schema.names})
-
-
-def table_schema(target: Target) -> Any:
-    """Return the ``pyarrow.Schema`` of a table of predictions."""
-    import pyarrow
-
-    sample = pyarrow.table({name: list(values) for name, values in _sample(target).items()})
-    text = pyarrow.string()
-    # lists that are empty in the sample do not say of what
-    types = [(f.name, pyarrow.list_(text) if pyarrow.types.is_list(f.type) else f.type) for f in sample.schema]
-    return pyarrow.schema([("input", text), *types, (ERROR, text)])
-
-
-def _sample(target: Target) -> dict[str, Any]:
-    return target.prediction_columns(target.sample()[1])
-
-
-class _Writer(Protocol):
-    def write(self, table: Any) -> None:
-        """Add a part."""
-
-
-class _Nowhere:
-    def write(self, table: Any) -> None:
-        pass
-
-
-@dataclass
-class _Csv:
-    """Writes CSV; lists are joined, for a cell of CSV is one text."""
-
-    stream: IO[str]
-    delimiter: str
-    begun: bool = False
-
-    def write(self, table: Any) -> None:
-        rows: Iterable[tuple[Any, ...]] = zip(*(column.to_pylist() for column in table.columns), strict=True)
-        lines = csv.writer(self.stream)
-        if not self.begun:
-            lines.writerow(table.column_names)
-            self.begun = True
-        lines.writerows([self.delimiter.join(v) if isinstance(v, list) else v for v in row] for row in rows)
-        self.stream.flush()
-
-
-@dataclass
-class _Parquet:
-    writer: Any
-
-    def write(self, table: Any) -> None:
-        self.writer.write_table(table)
-
-
-@contextlib.contextmanager
-def _writer(output: str | Path | None, target: Target, delimiter: str) -> Iterator[_Writer]:
-    """Open what parts of the table are written to; a file has its name once it is whole."""
-    if output is None:
-        yield _Nowhere()
-        return
-    if output == STREAM:
-        try:
-            yield _Csv(sys.stdout, delimiter)
-        except BrokenPipeError:  # who reads has read enough; Python would complain again when it closes the stream
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
-    path = Path(output)
-    beside = path.with_name(f".{path.name}.unfinished")
-    try:
-        with writing_output(path):
-            if path.suffix.lower() == ".parquet":
-                from pyarrow.parquet import ParquetWriter
-
-                with ParquetWriter(str(beside), table_schema(target)) as parquet:
-                    yield _Parquet(parquet)
-            else:
-                with beside.open("w", encoding="utf-8", newline="") as stream:
-                    yield _Csv(stream, delimiter)
-            beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from rich.console import Console
+from rich.progress import Progress
 from transformers import EvalPrediction, PrinterCallback, ProgressCallback
 
+from hfft.adapters.models import add_adapters
 from hfft.arguments import ModelArguments
 from hfft.caching import Cache
 from hfft.callbacks.progress import TrainingProgress
 from hfft.data import LabelledData, read_labelled
 from hfft.data.inspecting import Track
+from hfft.data.prepared import encoded
 from hfft.data.split_names import REFERENCE
 from hfft.errors import UserError, listed
 from hfft.failures import computing
+from hfft.features.extraction import model_inputs
 from hfft.features.start import AUTO, MODEL, Start, start_from
 from hfft.findings import NOTE, reference_text
 from hfft.layers import LayerStack
@@ -77,12 +81,11 @@ def require_like_machines(data: LabelledData, args: FineTuningArguments) -> None
     )
 
 
-def keep_architecture(arguments: ModelArguments) -> None:
-    """Let the head read the trunk as it does, where the model is in parts: nothing can be folded into it in the end."""
+def keep_architecture(arguments: ModelArguments, because: str) -> None:
+    """Let the head read the trunk as it does, where nothing can be folded into the model in the end."""
     if arguments.pooling not in (AUTO, MODEL):
         raise UserError(
-            f"pooling {arguments.pooling} is folded into the model in the end, which FSDP and ZeRO stage 3 leave in "
-            "parts: set pooling to model."
+            f"pooling {arguments.pooling} is folded into the model in the end, {because}: set pooling to model."
         )
     arguments.pooling = MODEL
 
@@ -94,6 +97,13 @@ def load_model(task: Task, arguments: ModelArguments, data: LabelledData, consol
         raise UserError(
             f"--model: '{arguments.model}' is a {config.model_type} model, which cannot do {task.name}. The data asks "
             "for that task; name another model, or other data."
+        )
+    quantized = getattr(config, "quantization_config", None)
+    if quantized is not None:
+        settings = quantized if isinstance(quantized, dict) else quantized.to_dict()
+        raise UserError(
+            f"--model: the weights of '{arguments.model}' are quantized ({settings.get('quant_method', 'somehow')}): "
+            "neither they nor adapters beside them can be trained here. Name the checkpoint that it was made from."
         )
     model, processor = task.load(arguments, config, data.target)
     data.target, told = data.target.start(model, data.labels("train"), config)
@@ -112,26 +122,46 @@ def start_training(
     pooling: str,
     cache: Cache,
     console: Console,
+    solved_head: bool = False,
 ) -> Start:
-    """Prepare the model for training as the strategy says."""
+    """Prepare the model for training as the strategy says, or with a solved head where ``solved_head`` asks for one."""
     with progress_bar(console) as bar, computing(SMALLER_BATCHES):
         return start_from(
             task,
             model,
             processor,
             data,
-            solved_head=args.starts_solved,
+            solved_head=solved_head or args.starts_solved,
             pooling=pooling,
             solver=args.head_solver,
             penalty=args.head_penalty,
             seed=args.seed,
-            cache=cache,
-            batch_size=args.per_device_eval_batch_size,
-            precision=str(args.precision),
             device=args.device,
-            track=lambda items, n, what: bar.track(items, n, description=what),
-            share=(args.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
+            **how_to_compute(args, cache, bar),
         )
+
+
+def adapted(
+    task: Task, model: Any, processor: Any, data: LabelledData, args: FineTuningArguments
+) -> tuple[Any, list[str]]:
+    """Return the model with the adapters that the strategy trains, and what to tell of them; or the model as it is."""
+    if load_strategy(args.strategy).adapter is None:
+        return model, []
+    split = data.splits["train"]
+    examples = encoded(split.select(range(min(2, len(split)))), task.encoder(processor, training=False), None, seed=0)
+    batch = task.collator(processor)([examples[row] for row in range(len(examples))])
+    return add_adapters(model, args, model_inputs(batch, next(model.parameters()).device))
+
+
+def how_to_compute(args: FineTuningArguments, cache: Cache, bar: Progress) -> dict[str, Any]:
+    """Return how features are computed, and kept."""
+    return {
+        "cache": cache,
+        "batch_size": args.per_device_eval_batch_size,
+        "precision": str(args.precision),
+        "track": lambda items, n, what: bar.track(items, n, description=what),
+        "share": (args.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
+    }
 
 
 def make_trainer(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 _LOCK = threading.Lock()  # torch has one CPU generator for all threads
@@ -21,3 +23,15 @@ def seeded(seed: int) -> Iterator[None]:
             yield
         finally:
             torch.set_rng_state(state)
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Let Python, NumPy and torch draw afterwards what they would have drawn without this block."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

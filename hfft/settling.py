@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from transformers import get_scheduler
 
-from hfft.arguments import DataArguments
+from hfft.arguments import DataArguments, ModelArguments
 from hfft.data import LabelledData
 from hfft.errors import UserError, listed, nearest
 from hfft.evaluation.metrics import LOWER_IS_BETTER
 from hfft.optim.schedules import FOLLOW_METRICS, schedule_factor
+from hfft.strategies import DEFAULT_STRATEGY, load_strategy
 from hfft.targets import Target
 from hfft.task import Task
 from hfft.training_arguments import FineTuningArguments, enough_epochs, schedule_name
@@ -34,6 +35,7 @@ _RECORDED_DEFAULTS = (
     ),
     *("per_device_train_batch_size", "augment", "freeze_batch_norm", "lr_scheduler_type"),
     *("train_sampling_strategy", "precision"),
+    *("lora_rank", "lora_alpha", "lora_dropout", "adapter_config"),
 )
 
 
@@ -95,9 +97,18 @@ def settle(args: FineTuningArguments, task: Task, data: LabelledData, measure: M
 
 
 def task_defaults(task: Task, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return the task's defaults; a learning rate that the user gave is the head's as well."""
-    withdrawn = {"head_learning_rate"} if "learning_rate" in chosen else set()
-    return {name: value for name, value in task.defaults.items() if name not in withdrawn}
+    """Return the defaults of task and strategy; a learning rate that the user gave is the head's as well."""
+    strategy = load_strategy(chosen.get("strategy", DEFAULT_STRATEGY))
+    defaults = dict(task.defaults)
+    if "learning_rate" in chosen:
+        return {name: value for name, value in defaults.items() if name != "head_learning_rate"}
+    if strategy.rate != 1:
+        rate = defaults.get("learning_rate", FineTuningArguments.learning_rate)
+        defaults |= {
+            "learning_rate": rate * strategy.rate,
+            "head_learning_rate": defaults.get("head_learning_rate", rate),
+        }
+    return defaults
 
 
 def rerunnable(
@@ -128,6 +139,15 @@ def plain(value: Any) -> Any:
     value = getattr(value, "value", value)
     value = value.item() if isinstance(value, np.generic) else value
     return str(value) if isinstance(value, Path) else value
+
+
+def require_use(arguments: ModelArguments, args: FineTuningArguments) -> None:
+    """Raise :class:`UserError` for rates of training where nothing is trained."""
+    if arguments.rates() and not load_strategy(args.strategy).trains:
+        raise UserError(
+            f"{listed(arguments.rates())} has no place in the strategy '{args.strategy}', which solves the head and "
+            "trains nothing."
+        )
 
 
 def require_schedule(args: FineTuningArguments) -> None:

@@ -22,6 +22,9 @@ class Strategy:
             ``head_start`` says otherwise.
         trains: whether anything is trained after that.
         space: what `hfft search` tries unless it is told: arguments with their ranges and lists, as in its file.
+        adapter: fields of the PEFT configuration whose adapters are trained beside the trunk, which itself stays as it
+            is; ``None`` trains the trunk.
+        rate: what the task's learning rate is multiplied by where the user gives none; the head's stays what it is.
     """
 
     name: str
@@ -30,6 +33,8 @@ class Strategy:
     gradual: bool = False
     solved_head: bool = False
     trains: bool = True
+    adapter: Mapping[str, Any] | None = None
+    rate: float = 1.0
     space: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -37,6 +42,10 @@ _RATES: Mapping[str, Any] = {
     "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
     "head_learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     "layer_decay": {"low": 0.5, "high": 1.0},
+}
+_ADAPTER_RATES: Mapping[str, Any] = {
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "head_learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
 }
 _HEADS: Mapping[str, Any] = {
     "head_penalty": {"low": 1e-4, "high": 10.0, "log": True},
@@ -75,6 +84,45 @@ STRATEGIES = {
             layerwise=True,
             solved_head=True,
             space={**_RATES, "pooling": ["model", "mean"]},
+        ),
+        # Hu et al. 2022, arXiv:2106.09685
+        Strategy(
+            "lora",
+            "a solved head first, then low-rank adapters beside the layers, merged into them in the end",
+            layerwise=True,
+            solved_head=True,
+            adapter={"peft_type": "LORA"},
+            rate=10.0,
+            space={**_ADAPTER_RATES, "lora_rank": [4, 8, 16, 32]},
+        ),
+        # Liu et al. 2024, arXiv:2402.09353
+        Strategy(
+            "dora",
+            "as lora, but with the norm of each output's weights trained apart",
+            layerwise=True,
+            solved_head=True,
+            adapter={"peft_type": "LORA", "use_dora": True},
+            rate=10.0,
+            space={**_ADAPTER_RATES, "lora_rank": [4, 8, 16, 32]},
+        ),
+        # Liu et al. 2022, arXiv:2205.05638
+        Strategy(
+            "ia3",
+            "a solved head first, then a factor for each output of the layers, merged into them in the end",
+            layerwise=True,
+            solved_head=True,
+            adapter={"peft_type": "IA3", "feedforward_modules": []},
+            rate=30.0,
+            space=_ADAPTER_RATES,
+        ),
+        Strategy(
+            "peft",
+            "a solved head first, then what adapter_config says, merged in the end",
+            layerwise=True,
+            solved_head=True,
+            adapter={},
+            rate=10.0,
+            space=_ADAPTER_RATES,
         ),
     )
 }

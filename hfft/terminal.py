@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Table
 
     from hfft.checking import CheckResult
     from hfft.comparing import Comparison
     from hfft.planning import LayerPlan
+    from hfft.range_test import LearningRateTest
+
+SOLVED_HEAD = "solved head"
+"""Heading of what a head reaches that was solved on the features of the pretrained trunk."""
 
 
 def is_first_process() -> bool:
@@ -51,21 +56,22 @@ def progress_bar(console: Console) -> Progress:
 
 
 def print_metrics(console: Console, rows: list[dict[str, Any]], title: str, baseline_name: str) -> None:
-    """Print metrics with their 95 % intervals beside the baseline."""
+    """Print metrics with their 95 % intervals beside the baselines."""
     from rich.table import Table
 
+    baselines = {"baseline": baseline_name, "probe": SOLVED_HEAD}
+    if all(row["probe"] is None for row in rows):
+        del baselines["probe"]
     table = Table(title=title, title_justify="left")
-    for header, justify in (
-        ("metric", "left"),
-        ("value", "right"),
-        ("95 % interval", "center"),
-        (baseline_name, "right"),
-    ):
-        table.add_column(header, justify=justify)  # type: ignore[arg-type]
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="center")
+    for header in baselines.values():
+        table.add_column(header, justify="right")
     for row in rows:
         interval = f"{figure(row['low'])} to {figure(row['high'])}" if row["low"] is not None else ""
-        baseline = figure(row["baseline"]) if row["baseline"] is not None else ""
-        table.add_row(row["name"].replace("_", " "), figure(row["value"]), interval, baseline)
+        beside = ("" if row[name] is None else figure(row[name]) for name in baselines)
+        table.add_row(row["name"].replace("_", " "), figure(row["value"]), interval, *beside)
     console.print(table)
 
 
@@ -143,9 +149,70 @@ def print_findings(console: Console, result: CheckResult) -> None:
     console.print("A run would refuse this data." if result.findings.refused else f"A run would go ahead: {sizes}.")
 
 
+def print_range_test(console: Console, result: LearningRateTest) -> None:
+    """Print how far a learning-rate test went and what it suggests."""
+    if result.losses:
+        least = min(range(len(result.smoothed)), key=result.smoothed.__getitem__)
+        end = "where the loss diverged" if result.diverged else "the highest"
+        console.print(
+            f"Learning rate of the head from {result.rates[0]:.2g} to {result.rates[-1]:.2g} ({end}); the least "
+            f"smoothed training loss is {figure(result.smoothed[least])}, at {result.rates[least]:.2g}."
+        )
+    if result.settings:
+        flags = " ".join(f"--{name} {rate:g}" for name, rate in result.settings.items())
+        console.print(f"Suggestion, a tenth of that (Gugger 2018): {flags}")
+    for note in result.notes:
+        console.print(note)
+
+
+def print_runs(console: Console, rows: list[dict[str, Any]]) -> None:
+    """Print runs: what each was, its headline metric with the 95 % interval, time and size."""
+    from rich.table import Table
+
+    from hfft.paths import last_part
+
+    table = Table("where", "task", "model", "strategy")
+    for header in ("test metric", "95 % interval", "validation", "training", "weights", "date"):
+        table.add_column(header, justify="right")
+    table.add_column("state")
+    for row in rows:
+        value, low, high = (row[name] for name in ("value", "ci_low", "ci_high"))
+        cells = (
+            *(row["where"], row["task"], last_part(row["model"] or ""), row["strategy"]),
+            f"{row['metric'].replace('_', ' ')} {figure(value)}" if value is not None else "",
+            f"{figure(low)} to {figure(high)}" if low is not None and high is not None else "",
+            figure(row["validation"]) if row["validation"] is not None else "",
+            _duration(row["train_runtime"]),
+            f"{row['weights_bytes'] / 1e6:.1f} MB" if row["weights_bytes"] else "",
+            row["date"][:16].replace("T", " "),
+            row["state"],
+        )
+        table.add_row(*(_visible(cell or "") for cell in cells))
+    _print_whole(console, table)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{seconds:.1f} s" if seconds < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _visible(text: str) -> str:
+    """Write out what is no sign to be seen, such as the sequences that steer a terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table whose names are to be read whole, also where the terminal then has to wrap the lines."""
+    from rich.measure import Measurement
+
+    console.width = max(console.width, Measurement.get(console, console.options.update(width=1000), table).maximum)
+    console.print(table)
+
+
 def print_layers(console: Console, plan: LayerPlan) -> None:
     """Print the layer groups of a model, input first."""
-    from rich.measure import Measurement
     from rich.table import Table
 
     table = Table(title=plan.title, title_justify="left")
@@ -157,8 +224,6 @@ def print_layers(console: Console, plan: LayerPlan) -> None:
         table.add_row(
             layer.name, f"{layer.parameters:,}", f"{layer.learning_rate:.2e}", f"{layer.factor:.3g}", layer.trains
         )
-    # names are to be read whole, also where the terminal then has to wrap the lines
-    console.width = max(console.width, Measurement.get(console, console.options.update(width=1000), table).maximum)
-    console.print(table)
+    _print_whole(console, table)
     for note in plan.notes:
         console.print(note)

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers.trainer_utils import has_length, seed_worker
 
+from hfft.adapters.models import is_adapted, lora_plus_multipliers
 from hfft.caching import Cache
 from hfft.callbacks.early_stopping import EarlyStopping
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
@@ -79,6 +80,8 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
             kwargs["compute_loss_func"] = self._loss
         if args.freeze and model is None:
             raise UserError("freeze needs the model itself, not a model_init that makes it later.")
+        if load_strategy(args.strategy).adapter is not None and not is_adapted(model):
+            raise UserError(f"strategy {args.strategy}: wrap the model with peft.get_peft_model first.")
         _require_own_division(args)
         if args.freeze:
             freeze_for_good(model, args)  # before the optimizer is made, which holds what can train
@@ -338,15 +341,22 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
 
     def validation_metrics(self) -> dict[str, float]:
         """Return the validation loss and metrics of the checkpoint that ships: the best one, or the last."""
-        evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
-        best = self.state.best_global_step if self.args.load_best_model_at_end else None
-        shipped = [entry for entry in evaluations if entry["step"] == best] or evaluations[-1:]
         return {
             name: value
-            for entry in shipped[:1]
-            for key, value in entry.items()
+            for key, value in (self._shipped() or {}).items()
             if key.startswith("eval_") and (name := key.removeprefix("eval_")) not in _SPEED_METRICS
         }
+
+    def shipped_epoch(self) -> float:
+        """Return the epoch after which the checkpoint was made that ships; 0 is the start itself."""
+        best = self._shipped() if self.args.load_best_model_at_end else None
+        return float(best["epoch"] if best is not None else self.state.epoch or 0.0)
+
+    def _shipped(self) -> dict[str, float] | None:
+        """Return the log's entry of the evaluation of the checkpoint that ships, if it was evaluated."""
+        evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        return next((entry for entry in evaluations if entry["step"] == best), (evaluations or [None])[-1])
 
 
 def objective_of(model: Any) -> Objective | None:
@@ -404,11 +414,13 @@ def _options(text: str | None) -> dict[str, Any]:
 
 def group_arguments(args: FineTuningArguments) -> dict[str, Any]:
     """Return the arguments of :func:`hfft.layerwise_param_groups`."""
+    assert not isinstance(args.lr_multipliers, str)  # read when the arguments were made
+    multipliers = {**(args.lr_multipliers or {}), **lora_plus_multipliers(args.lora_plus_ratio)}
     return {
         "lr": args.learning_rate,
         "layer_decay": args.layer_decay,
         "weight_decay": args.weight_decay,
         "head_lr": args.head_learning_rate,
         "layer_patterns": args.layer_patterns,
-        "lr_multipliers": args.lr_multipliers,
+        "lr_multipliers": multipliers or None,
     }

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
+from hfft.adapters.settings import require_adapter_arguments
 from hfft.arguments import require_choice, require_range
 from hfft.errors import UserError
 from hfft.launching import (
@@ -27,6 +28,7 @@ from hfft.optim.factory import IN_TRANSFORMERS, require_known_optimizer
 from hfft.optim.schedules import SCHEDULES, require_known
 from hfft.precision import BF16, FP16, resolve_precision
 from hfft.strategies import DEFAULT_STRATEGY, load_strategy
+from hfft.trackers import require_trackers
 
 # Fields of TrainingArguments that a run of hfft has no use for, and what to use instead.
 REPLACED = {
@@ -91,8 +93,9 @@ class FineTuningArguments(TrainingArguments):
         default=DEFAULT_STRATEGY,
         metadata={
             "help": "What is trained when: full (all layers from the first step), gradual (the head first, then layer "
-            "by layer from the top), linear-probe (the head alone, solved on the frozen trunk's features) or lp-ft "
-            "(the same, and then all layers)."
+            "by layer from the top), linear-probe (the head alone, solved on the frozen trunk's features), lp-ft "
+            "(the same, and then all layers), or from the same head adapters beside frozen layers: lora, dora, ia3, or "
+            "peft (what adapter_config says)."
         },
     )
     head_start: str = field(
@@ -160,6 +163,49 @@ class FineTuningArguments(TrainingArguments):
         metadata={
             "help": "Regular expressions of parameter names and what their learning rate is multiplied by, as JSON: "
             '{"embeddings": 0}.'
+        },
+    )
+    lora_rank: int | None = field(default=None, metadata={"help": "Rank of LoRA and DoRA adapters (default: 8)."})
+    lora_alpha: int | None = field(
+        default=None,
+        metadata={"help": "What LoRA adapters add is multiplied by lora_alpha / lora_rank (default: twice the rank)."},
+    )
+    lora_dropout: float | None = field(
+        default=None,
+        metadata={"help": "Share of the inputs of LoRA adapters that is dropped in training (default: 0)."},
+    )
+    lora_plus_ratio: float | None = field(
+        default=None,
+        metadata={
+            "help": "LoRA+: learning rate of the matrices B as a multiple of that of A, such as 16 (default: 1)."
+        },
+    )
+    adapter_config: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "A PEFT configuration: a YAML or JSON file, or JSON, with peft_type and fields of that type; with "
+            "lora, dora and ia3 further fields alone."
+        },
+    )
+    adapter_targets: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Regular expressions of the modules that get adapters (default: all linear layers, and "
+            "convolutions that mix all channels, between stem and head)."
+        },
+    )
+    adapter_layers: str | None = field(
+        default=None,
+        metadata={
+            "help": "Which layer groups between stem and head get adapters: 4 for the last four, 6-11 for a range "
+            "counted from 0 at the input (default: all)."
+        },
+    )
+    keep_adapter: bool = field(
+        default=False,
+        metadata={
+            "help": "Also write the adapters by themselves, to the folder adapter in output_dir, for "
+            "PeftModel.from_pretrained on the base model."
         },
     )
     precision: str | None = field(
@@ -275,10 +321,20 @@ class FineTuningArguments(TrainingArguments):
     )
     hub_strategy: str = field(default="end", metadata={"help": "Always end: what is pushed is the finished model."})
     disable_tqdm: bool | None = field(default=False, metadata={"help": "Show no progress."})
-    report_to: str | None = field(default="none", metadata={"help": "Trackers: none, all, tensorboard, wandb, ..."})
+    report_to: str | None = field(
+        default="none",
+        metadata={
+            "help": "Trackers: none, tensorboard, wandb, mlflow, trackio, all that are installed, or another one of "
+            "transformers. They get log, metrics, settings and report.html, which shows examples of the data."
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always false: see hfft's collators."})
 
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "lr_multipliers"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "lr_multipliers",
+        "adapter_config",
+    ]
 
     def __post_init__(self) -> None:
         for name, bounds in RANGES.items():
@@ -334,6 +390,7 @@ class FineTuningArguments(TrainingArguments):
         if own_optimizer:
             self.optim = "adamw_torch"
         super().__post_init__()
+        require_trackers(self.report_to or ())
         if own_schedule:
             self.lr_scheduler_type = schedule
         if own_optimizer:
@@ -343,6 +400,7 @@ class FineTuningArguments(TrainingArguments):
                 raise UserError(f'{name} must be names and values, such as {{"a": 1}}, got {getattr(self, name)!r}.')
         require_one_world(int(os.environ.get("WORLD_SIZE", "1")), self.world_size)
         require_fsdp(self)
+        require_adapter_arguments(self, strategy)
         if not strategy.trains:
             require_training(self, strategy.name)
         if self.starts_solved:
@@ -368,7 +426,7 @@ def uses_layerwise_rates(args: FineTuningArguments) -> bool:
     strategy = load_strategy(args.strategy)
     # gradual unfreezing needs groups of one layer each: a group's rate depends on when its layer thaws
     wanted = args.layer_decay != 1 or strategy.gradual or args.optim not in IN_TRANSFORMERS
-    wanted = wanted or any(value is not None for value in given)
+    wanted = wanted or strategy.adapter is not None or any(value is not None for value in given)
     return wanted and strategy.layerwise
 
 

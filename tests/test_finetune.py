@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,40 +83,6 @@ def test_metrics_file_is_the_flat_result_and_predictions_agree_with_it(text_run)
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("run", ["text_run", "image_run"])
-def test_pipeline_loads_it_without_hfft_and_predicts_the_same(run, request, tmp_path: Path):
-    result = request.getfixturevalue(run)
-    folder = Path(result.output_dir)
-    inputs = Dataset.from_parquet(str(folder / "predictions.parquet"), keep_in_memory=True)["input"]
-    if run == "text_run":
-        source = write_csv(tmp_path / "new.csv", [(text,) for text in inputs], ("text",))
-    else:
-        source = Path(result.record.settings["data"]) / "test"
-    predictions = hfft.predict(str(folder), source, tmp_path / "predictions.csv")
-    script = """
-import json, sys
-class Refuse:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] == "hfft":
-            raise ImportError("hfft must not be needed")
-sys.meta_path.insert(0, Refuse())
-from transformers import pipeline
-task, folder, inputs = json.loads(sys.stdin.read())
-print(json.dumps(pipeline(task, model=folder, device="cpu")(inputs, top_k=None)))
-"""
-    asked = json.dumps([result.record.task, str(folder), list(predictions["input"])])
-    answer = subprocess.run(
-        [sys.executable, "-c", script], input=asked, capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    rows = json.loads(answer.stdout.splitlines()[-1])
-    assert len(rows) == len(predictions) > 0
-    for row, prediction in zip(rows, predictions, strict=True):
-        assert row[0]["label"] == prediction["predicted"]
-        for entry in row:
-            assert entry["score"] == pytest.approx(prediction[f"probability_{entry['label']}"], abs=1e-5)
-    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == len(predictions) + 1
-
-
 def test_evaluate_gives_the_metrics_of_the_run(text_run, text_folder: Path):
     again = hfft.evaluate(text_run.output_dir, str(text_folder), seed=QUICK["seed"])
     for name in ("accuracy", "macro_f1", "log_loss", "accuracy_ci_low", "accuracy_ci_high"):
@@ -131,7 +95,8 @@ def test_run_yaml_makes_the_same_run_again_bit_for_bit(image_run, tmp_path: Path
     first, second = (load_file(Path(run.output_dir) / "model.safetensors") for run in (image_run, again))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert again.metrics == image_run.metrics
+    timeless = [{**run.metrics, "train_runtime": None} for run in (again, image_run)]
+    assert timeless[0] == timeless[1]
 
 
 def test_another_seed_gives_other_weights(tiny_timm: Path, image_folder: Path, image_run, tmp_path: Path):

@@ -14,7 +14,7 @@ import pyarrow
 import pytest
 
 import hfft
-from hfft import UserError, cli, prediction
+from hfft import UserError, cli, prediction, prediction_tables
 from tests.conftest import make_sentences, write_csv
 
 QUICK = {"num_train_epochs": 1, "seed": 3, "disable_tqdm": True}
@@ -83,7 +83,7 @@ def test_lists_have_texts_also_where_thresholds_leave_the_sample_without_any():
     from hfft.targets import MultiLabel
 
     target = MultiLabel(["a", "b"], [0.95, 0.97])
-    assert prediction.table_schema(target).field("predicted").type == pyarrow.list_(pyarrow.string())
+    assert prediction_tables.table_schema(target).field("predicted").type == pyarrow.list_(pyarrow.string())
 
 
 @pytest.mark.parametrize("kind", ["texts", "json"])
@@ -146,7 +146,7 @@ def test_a_file_that_cannot_be_written_is_an_error_and_leaves_nothing(texts_mode
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prediction._Csv, "write", full)
+    monkeypatch.setattr(prediction_tables._Csv, "write", full)
     with pytest.raises(UserError, match=r"--output: '.*p\.csv' cannot be written: No space left on device"):
         hfft.predict(texts_model, table, tmp_path / "p.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["new.csv"]

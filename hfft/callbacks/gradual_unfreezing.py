@@ -195,9 +195,12 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
 
     def describe(self, step: int) -> str:
         """Return how many layer groups train in a step, for people."""
+        return f"{self.trained_groups(step)} of {len(self._members)} layer groups train"
+
+    def trained_groups(self, step: int) -> int:
+        """Return how many layer groups train in a step."""
         assert self.schedule is not None
-        trained = sum(bool(group) and self.schedule.trains(i, step) for i, group in enumerate(self._members))
-        return f"{trained} of {len(self._members)} layer groups train"
+        return sum(bool(group) and self.schedule.trains(i, step) for i, group in enumerate(self._members))
 
     def rate_factors(self, optimizer: Any, step: int) -> list[float]:
         """Return what the schedule's rate of each of the optimizer's groups is multiplied by in a step."""

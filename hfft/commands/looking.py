@@ -31,7 +31,8 @@ def check_command(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=count, help="Of the splits that are drawn (default: that of a run).")
     parser.add_argument("--model", help="Also compare the inputs with what this model reads; weights are not needed.")
     parser.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
-    parser.add_argument("--max_length", type=positive_number, help="As for `hfft train`.")
+    for name in ("max_length", "image_size"):
+        parser.add_argument(f"--{name}", type=positive_number, help="As for `hfft train`.")
     parser.add_argument("--output", metavar="F.json", help="Also write the findings to this file.")
     given = parse(parser, argv)
     output = given.pop("output", None)
@@ -70,6 +71,30 @@ def compare_command(argv: Sequence[str]) -> int:
     return DONE
 
 
+def runs_command(argv: Sequence[str]) -> int:
+    """List the runs below a folder with what came of them."""
+    parser = Parser(prog="hfft runs", description=runs_command.__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("folder", metavar="FOLDER", help="Holds the output folders of `hfft train`, at any depth.")
+    parser.add_argument(
+        "--sort", metavar="COLUMN",
+        help="Column of the table, or a metric such as test_accuracy, the best first (default: where).",
+    )  # fmt: skip
+    parser.add_argument("--output", metavar="F.csv", help="Also write them, with all metrics (.csv, .json, .parquet).")
+    given = parse(parser, argv)
+    output = given.pop("output", None)
+    from hfft.listing import runs, write_runs
+    from hfft.paths import require_writable
+    from hfft.terminal import print_runs
+
+    if output is not None:
+        require_writable(Path(output), (".csv", ".json", ".parquet"))
+    rows = runs(**given)
+    print_runs(make_console(), rows)
+    if output is not None:
+        write_runs(rows, Path(output))
+    return DONE
+
+
 def layers_command(argv: Sequence[str]) -> int:
     """Show the layers of a model, and the rate and time at which each would train."""
     parser = Parser(prog="hfft layers", description=layers_command.__doc__, argument_default=argparse.SUPPRESS)
@@ -80,7 +105,10 @@ def layers_command(argv: Sequence[str]) -> int:
     parser.add_argument("--strategy", help="As for `hfft train`.")
     for name in ("learning_rate", "head_learning_rate", "layer_decay", "epochs_per_group"):
         parser.add_argument(f"--{name}", type=float, help="As for `hfft train`.")
-    for name in ("freeze", "layer_patterns"):
+    parser.add_argument("--image_size", type=positive_number, help="As for `hfft train`.")
+    for name in ("lora_rank", "adapter_config", "adapter_layers"):
+        parser.add_argument(f"--{name}", type=count if name == "lora_rank" else str, help="As for `hfft train`.")
+    for name in ("freeze", "layer_patterns", "adapter_targets"):
         parser.add_argument(f"--{name}", nargs="+", metavar="REGEX", help="As for `hfft train`.")
     parser.add_argument("--output", metavar="F.png", help="Also draw the layers (.png, .svg or .pdf).")
     given = parse(parser, argv)

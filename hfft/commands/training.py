@@ -42,6 +42,22 @@ def search_command(argv: Sequence[str]) -> int:
     return DONE
 
 
+def lr_find_command(argv: Sequence[str]) -> int:
+    """Find a learning rate: a few steps at rising ones, on the training examples."""
+    from hfft.arguments import RangeTestArguments
+
+    settings = run_settings("lr-find", lr_find_command.__doc__, argv, RangeTestArguments)
+    if settings is not None:
+        from hfft.range_test import lr_find
+        from hfft.terminal import make_console, print_range_test
+
+        console = make_console()
+        print_range_test(console, lr_find(**settings))
+        if settings.get("output") is not None:
+            console.print(f"Drawn: {settings['output']}")
+    return DONE
+
+
 def run_settings(command: str, description: str | None, argv: Sequence[str], *more: type) -> dict[str, Any] | None:
     """Return what flags and YAML say of a run, or ``None`` where only help was asked for."""
     if not {"-h", "--help", "--help_all"} & set(argv):

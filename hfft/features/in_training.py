@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from hfft.adapters.models import is_adapted
 from hfft.caching import Cache
 from hfft.errors import UserError
 from hfft.failures import computing
@@ -78,6 +79,8 @@ def _prefix(trainer: Any) -> FrozenPrefix | None:
         starts = unfreezing.schedule.starts
     else:
         trains = [any(model.get_parameter(name).requires_grad for name in group.parameter_names) for group in stack]
+        if is_adapted(model) and all(trains[1:]):
+            return None  # what a stem alone gives is computed about as fast as it is read
         starts = tuple(0 if any_trains else None for any_trains in trains)
 
     @contextmanager

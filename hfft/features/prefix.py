@@ -22,7 +22,7 @@ from hfft.features.recording import joined, outputs_at, rows_of
 from hfft.features.rows import fetch
 from hfft.features.stages import Run, stages_of, worth_recording
 from hfft.features.stubs import proven, starting_from
-from hfft.layers import LayerStack
+from hfft.layers import LayerGroup, LayerStack
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class FrozenPrefix:
             for stage in stages:
                 try:
                     with self._frozen_as_at(stage.start):
-                        cuts[stage.frozen] = self._cut(sample, collate)
+                        cuts[stage.frozen] = self._cut(stage.frozen, sample, collate)
                 except CannotCutError as error:
                     reasons.append(str(error))
         if not cuts:
@@ -140,8 +140,11 @@ class FrozenPrefix:
     def _highest(self, cuts: Any, frozen: int) -> int:
         return max((cut for cut in cuts if cut <= frozen), default=0)
 
-    def _cut(self, sample: list[Any], collate: Collate) -> Cut:
-        """Return the highest cut that a trial proves right; raises :class:`CannotCutError` where none is."""
+    def _cut(self, frozen: int, sample: list[Any], collate: Collate) -> Cut:
+        """Return the highest cut above so many groups that a trial proves right.
+
+        Raises :class:`CannotCutError` where none is.
+        """
         if not hasattr(self._model, "config"):
             raise CannotCutError("it has no configuration by which its activations could be found again")
         ends = [0, 1], [len(sample) // 2, -2, -1]
@@ -154,7 +157,7 @@ class FrozenPrefix:
                 kept = joined(cut, torch.cat(parts), mixed).to(device_of(mixed))
                 exact = cut.output.dtype == torch.float32 and kept.device.type == "cpu"
                 cut = proven(self._model, cut, kept, mixed, _TOLERANCE if exact else _LOOSE)
-                _require_gain(self._model, cut)
+                _require_gain(self._model, cut, self._stack[:frozen])
                 return cut
             except CannotCutError as error:
                 reasons.append(error)
@@ -177,18 +180,19 @@ def _rows(model: nn.Module, cut: Cut, inputs: Inputs) -> list[torch.Tensor]:
     return [torch.from_numpy(row).view(cut.output.dtype).flatten() for row in rows_of(cut, output, inputs)]
 
 
-def _require_gain(model: nn.Module, cut: Cut) -> None:
-    """Raise :class:`CannotCutError` where most of what is frozen has to run all the same."""
+def _require_gain(model: nn.Module, cut: Cut, below: Sequence[LayerGroup]) -> None:
+    """Raise :class:`CannotCutError` where most of the frozen groups below has to run all the same."""
+    frozen = {id(model.get_parameter(name)) for group in below for name in group.parameter_names}
     idle = [model.get_submodule(path) for path in (cut.path, *(stub.path for stub in cut.stubs))]
-    if _frozen_weights(idle) < 0.5 * _frozen_weights([model]):
+    if _weights(idle, frozen) < 0.5 * _weights([model], frozen):
         raise CannotCutError(f"more than the output of {cut.path} goes up")
 
 
-def _frozen_weights(modules: list[nn.Module]) -> int:
-    """Return how many frozen numbers inputs are multiplied with; in a table of embeddings they are only looked up."""
+def _weights(modules: list[nn.Module], among: set[int]) -> int:
+    """Return how many numbers inputs are multiplied with; in a table of embeddings they are only looked up."""
     parts = (part for module in modules for part in module.modules() if not isinstance(part, nn.Embedding))
     weights = {
-        id(p): p.numel() for part in parts for p in part.parameters(recurse=False) if p.ndim > 1 and not p.requires_grad
+        id(p): p.numel() for part in parts for p in part.parameters(recurse=False) if p.ndim > 1 and id(p) in among
     }
     return sum(weights.values())
 

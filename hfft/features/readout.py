@@ -73,12 +73,14 @@ class Readout:
         finally:
             model.train(was_training)
 
+    @torch.no_grad()
     def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Return what the model makes of (examples, width) features, in eval mode."""
-        if self.hidden is not None:
-            features = ACTIVATIONS[self.hidden.activation](self.hidden.dense(features))
+        """Return (examples, outputs) what the head makes of (examples, width) features as it now is."""
         layer = self.classifier.layer
-        return nn.functional.linear(features, layer.weight.flatten(1), layer.bias)
+        values = features.to(layer.weight.dtype)
+        if self.hidden is not None:
+            values = ACTIVATIONS[self.hidden.activation](self.hidden.dense(values))
+        return nn.functional.linear(values, layer.weight.flatten(1), layer.bias)
 
     def install(self, solve: Solve, features: torch.Tensor) -> LinearHead:
         """Solve a head on (examples, width) features, and put it into the model."""

@@ -44,11 +44,13 @@ class Start:
     Attributes:
         pooling: how the head reads the trunk.
         head: the solution that the head was given, or ``None`` where it was left as it was drawn.
+        readout: where such a head reads, likewise.
         notes: a sentence each.
     """
 
     pooling: str
     head: LinearHead | None
+    readout: Readout | None
     notes: list[str]
 
 
@@ -221,7 +223,7 @@ def start_from(
             chosen, notes = choose_pooling(
                 task, model, MODEL if pooling == AUTO else pooling, features, data.target, labels, seed
             )
-            return Start(chosen, None, notes)
+            return Start(chosen, None, None, notes)
         chosen, notes = choose_pooling(task, model, pooling, features, data.target, labels, seed)
         source = features()
         readout = source.readout()
@@ -242,7 +244,7 @@ def start_from(
         copy_from_first_process(model.get_parameter(name) for name in readout.behind)
     finally:
         model.to(home)
-    return Start(chosen, head, [*notes, _told(head)])
+    return Start(chosen, head, readout, [*notes, _told(head)])
 
 
 def rows_in(split: Any, pool: Any) -> np.ndarray:

@@ -99,6 +99,8 @@ class LayerStack(Sequence[LayerGroup]):
         inner, prefix, head = _unwrapped(model)
         groups, blocks = _from_structure(inner, prefix, head)
         _require_each_parameter_once(groups, names)
+        wrapping = without_adapters(model)[1]  # layers are called alike with adapters and without
+        groups = [LayerGroup(group.name.removeprefix(wrapping), group.parameter_names) for group in groups]
         return cls(groups, _sharing(inner, blocks))
 
 

@@ -20,8 +20,10 @@ from hfft.errors import UserError, listed
 from hfft.layers import LayerStack
 from hfft.layers.shapes import is_matrix
 
-# What transformers' Trainer does not decay, by name.
-_NO_DECAY_NAME = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)", re.IGNORECASE)
+# What transformers' Trainer does not decay, by name, and factors of adapters that are not 0 where they change nothing.
+_NO_DECAY_NAME = re.compile(
+    r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)|ia3_l\.|magnitude_vector", re.IGNORECASE
+)
 
 
 def layerwise_param_groups(

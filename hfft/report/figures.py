@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hfft.planning import LayerPlan
+    from hfft.range_test import LearningRateTest
 
 _ROW = 0.24  # inches
 _BLUE, _GREY = "#2f6db5", "#9aa4b1"
@@ -51,4 +52,28 @@ def draw_layers(plan: LayerPlan, path: Path) -> None:
             va="center",
             fontsize=7,
         )
+    figure.savefig(path, dpi=120)
+
+
+def draw_range_test(result: LearningRateTest, path: Path) -> None:
+    """Draw the training loss against the head's learning rate, and the suggestion.
+
+    Raises ValueError for a suffix that matplotlib does not write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(result.rates, result.losses, color=_GREY, linewidth=1, alpha=0.6, label="each batch")
+    axes.plot(result.rates, result.smoothed, color=_BLUE, label="smoothed")
+    if result.suggestion is not None:
+        axes.axvline(result.suggestion, color="black", linestyle=":", label=f"suggestion {result.suggestion:g}")
+    if result.smoothed:  # what has diverged would press the rest flat
+        axes.set_ylim(top=max(result.smoothed[0], min(result.smoothed)) * 1.5 + 1e-9)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate of the head")
+    axes.set_ylabel("training loss")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend()
     figure.savefig(path, dpi=120)

@@ -19,18 +19,20 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.utils import logging
 
+from hfft.baselines import head_logits
 from hfft.caching import Cache, cache_folder
 from hfft.data import LabelledData
 from hfft.errors import UserError
 from hfft.evaluation.metrics import LOWER_IS_BETTER
 from hfft.failures import computing
-from hfft.features.start import Features, rows_in
+from hfft.features.start import Start
 from hfft.findings import Findings
 from hfft.parsing import split_settings, training_arguments
-from hfft.preparing import SMALLER_BATCHES, load_model, make_trainer, start_training
+from hfft.preparing import SMALLER_BATCHES, adapted, how_to_compute, load_model, make_trainer, start_training
 from hfft.settling import Measure, measure_function, settle, task_defaults
 from hfft.strategies import load_strategy
 from hfft.task import Task
+from hfft.terminal import progress_bar
 from hfft.trainer import FineTuningTrainer, objective_of
 from hfft.training_arguments import FineTuningArguments
 
@@ -148,9 +150,10 @@ def _measure(task: Task, part: Part, settings: Mapping[str, Any], objective: Obj
         set_seed(args.seed)  # the head is drawn here
         model, processor = load_model(task, model_arguments, data, console)
         cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
-        start_training(task, model, processor, data, args, model_arguments.pooling, cache, console)
+        start = start_training(task, model, processor, data, args, model_arguments.pooling, cache, console)
         if not load_strategy(args.strategy).trains:
-            return _solved(task, model, processor, part, data, args, cache, measure)[objective.name]
+            return _solved(task, model, processor, part, data, args, cache, measure, start)[objective.name]
+        model, _ = adapted(task, model, processor, data, args)
         chooses = args.load_best_model_at_end
         if part.judged == "validation":  # what would ship is known from the evaluations: no checkpoint is needed
             args.save_strategy, args.load_best_model_at_end = type(args.save_strategy)("no"), False
@@ -175,18 +178,15 @@ def _solved(
     args: FineTuningArguments,
     cache: Cache,
     measure: Measure,
+    start: Start,
 ) -> dict[str, float]:
     """Return the metrics of a model of which only the head was solved: from features, most of them kept."""
-    split, drawn = data.splits[part.judged], None
-    if part.in_pool and data.pool is not None:
-        split, drawn = data.pool, rows_in(split, data.pool)
-    model.to(args.device)
-    batch_size = args.per_device_eval_batch_size
-    source = Features(task, model, processor, split, cache, batch_size, str(args.precision), drawn=drawn)
-    with computing(SMALLER_BATCHES), torch.inference_mode():
-        readout = source.readout()
-        logits = readout.logits(torch.from_numpy(source.read(readout)).to(args.device)).cpu()
-    return _metrics(model, logits, data, part.judged, measure)
+    assert start.readout is not None
+    split, pool = data.splits[part.judged], data.pool if part.in_pool else None
+    with computing(SMALLER_BATCHES), progress_bar(Console(quiet=True)) as bar:
+        how = how_to_compute(args, cache, bar)
+        logits = head_logits(task, model, processor, split, pool, start.readout, args.device, **how)
+    return _metrics(model, torch.from_numpy(logits), data, part.judged, measure)
 
 
 def _held_out(

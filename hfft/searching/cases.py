@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from hfft.arguments import CrossValidationArguments, SearchArguments
-from hfft.cross_validation import _draw, _fold_of
+from hfft.arguments import SearchArguments
 from hfft.data import LabelledData
+from hfft.data.divisions import data_of_fold, plan_folds
 from hfft.data.drawing import draw_split
 from hfft.data.leaks import settle_leaks
 from hfft.errors import UserError, listed, nearest
@@ -63,9 +63,9 @@ def make_case(settings: dict[str, Any], arguments: SearchArguments, console: Con
     if arguments.folds is None:
         parts = [_validation(labelled, data_arguments.validation_size, args.seed)]
     else:
-        plan, notes = _draw(labelled, args.seed, CrossValidationArguments(arguments.folds))
+        plan, notes = plan_folds(labelled, arguments.folds, 1, args.seed)
         share = data_arguments.validation_size if args.chooses else 0.0
-        parts = [Part(_fold_of(labelled, fold, share, data_arguments, args.seed), "test", True) for fold in plan]
+        parts = [Part(data_of_fold(labelled, fold, share, args.seed), "test", True) for fold in plan]
     asked = chosen.get("metric_for_best_model")
     name = str(asked or labelled.target.metrics.headline).removeprefix("eval_")
     known = ["loss", *measure_function(labelled.target, args)(*labelled.target.sample())]

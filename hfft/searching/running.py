@@ -13,8 +13,8 @@ import yaml
 from rich.console import Console
 
 from hfft import output
+from hfft.apart import Ranks, apart
 from hfft.arguments import SearchArguments
-from hfft.cross_validation import _MAY_CHANGE, _MAY_CHANGE_PREFIXES, _alone, _Ranks
 from hfft.errors import RunInterrupted, UserError
 from hfft.failures import writing
 from hfft.finetuning import fine_tune
@@ -22,6 +22,7 @@ from hfft.hub import require_login
 from hfft.parsing import split_settings, training_arguments
 from hfft.preparing import read_data
 from hfft.record import METRICS_FILE, RUN_FILE, RUN_HEADER, SEARCH_SETTINGS, TRIALS_FILE
+from hfft.resuming import binds_result, differences
 from hfft.searching.attempt import FAILED, Outcome, attempt, only_trials_freed
 from hfft.searching.cases import Case, make_case, run_settings
 from hfft.searching.results import print_trials, told, write_trials
@@ -110,7 +111,7 @@ def search(
     settings = {"task": task, "model": model, "data": data, "output_dir": output_dir, **settings}
     settings = {name: value for name, value in settings.items() if value is not None}
     require_packages(arguments.backend)
-    with _alone() as ranks:
+    with apart() as ranks:
         return _search(settings, arguments, ranks)
 
 
@@ -127,7 +128,7 @@ def require_packages(backend: str) -> None:
         ) from error
 
 
-def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: _Ranks) -> SearchResult:
+def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: Ranks) -> SearchResult:
     model_arguments, data_arguments, chosen = split_settings(settings)
     args = training_arguments(chosen)
     if arguments.backend == "ray" and ranks.size > 1:
@@ -198,11 +199,8 @@ def _begin(folder: Path, case: Case, arguments: SearchArguments) -> None:
             beside.write_text(f"{RUN_HEADER} {again}\n{text}", "utf-8")
             beside.replace(file)  # at once: another process may ask whether this folder holds a search
     old, new = yaml.safe_load(file.read_text("utf-8")), yaml.safe_load(text)
-    names = [n for n in old.keys() | new.keys() if n not in (*_MAY_CHANGE, *_OF_THIS_START)]
-    names = [name for name in names if not name.startswith(_MAY_CHANGE_PREFIXES)]
-    if changed := sorted(name for name in names if old.get(name) != new.get(name)):
-        differences = "; ".join(f"{name} was {old.get(name)}, now {new.get(name)}" for name in changed)
-        raise UserError(f"--resume: '{folder}' holds another search: {differences}.")
+    if changed := differences(old, new, lambda name: binds_result(name) and name not in _OF_THIS_START):
+        raise UserError(f"--resume: '{folder}' holds another search: {'; '.join(changed)}.")
 
 
 def _plain(entry: Any) -> Any:
@@ -257,7 +255,7 @@ def _finish(study: SharedStudy, case: Case, folder: Path, once: dict[str, Any], 
         console.print(f"Best: trial {best.number + 1}, {case.objective.name.replace('_', ' ')} {figure(best.value, 4)}")
         once = {name: value for name, value in once.items() if name not in ("overwrite", "resume")}
         search_told = told(rows, best.number + 1, importances, case)
-        fine_tune(task, labelled, {**settings, **once, "resume": resumes}, console, search_told)
+        fine_tune(task, labelled, {**settings, **once, "resume": resumes}, console, search=search_told)
         study.mark_retrained(best.number)
     print_trials(console, rows, case.objective)
     metrics = json.loads((folder / METRICS_FILE).read_text("utf-8"))

@@ -81,6 +81,9 @@ FEATURES = {
     "early stopping": Feature(_EARLY, stops_early=True),
     "pooling mean": Feature({**SGD, "pooling": "mean"}),
     "pooling auto": Feature({**GENTLE_SGD, "strategy": "lp-ft", "pooling": "auto", "load_best_model_at_end": True}),
+    # random: a head solved behind the architecture's own pooler makes much of rounding
+    "lora": Feature({**ADAMW, "strategy": "lora", "head_start": "random", "adapter_layers": "1", "keep_adapter": True}),
+    "lora, SIGTERM and --resume": Feature({**ADAMW, "strategy": "lora", "lora_plus_ratio": 4.0}, stop_at=4),
     "SIGTERM and --resume": Feature({**ADAMW, "strategy": "lp-ft"}, stop_at=4),
     "resume between thaws": Feature({**ADAMW, "strategy": "gradual", "num_train_epochs": 4}, stop_at=5),
     "single label, smoothed": Feature({**SGD, "label_smoothing_factor": 0.1}),
