@@ -125,8 +125,9 @@ def quiet() -> Any:
     return Console(quiet=True)
 
 
-def test_a_trained_trial_is_worth_what_its_run_reports_and_its_last_run_is_tested(settings, tmp_path):
-    own = {**settings, "strategy": "full", "num_train_epochs": 3, "pooling": "model"}
+@pytest.mark.parametrize("strategy", ["full", "lora"])
+def test_a_trained_trial_is_worth_what_its_run_reports_and_its_last_run_is_tested(strategy, settings, tmp_path):
+    own = {**settings, "strategy": strategy, "num_train_epochs": 3, "pooling": "model"}
     space = {"learning_rate": [1e-2, 1e-3]}
     found = hfft.search(**own, output_dir=str(tmp_path / "out"), space=space, sampler="grid", pruner="none")
     by_hand = hfft.finetune(**own, learning_rate=1e-3, output_dir=str(tmp_path / "hand"))
