@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from hfft.callbacks import GradualUnfreezing
     from hfft.checking import check
     from hfft.comparing import Comparison, compare
-    from hfft.cross_validation import CrossValidationResult, cross_validate
+    from hfft.cross_validation import cross_validate
+    from hfft.cross_validation_result import CrossValidationResult
     from hfft.errors import UserError
     from hfft.exporting import export
     from hfft.finetuning import FineTuneResult, finetune
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hfft.prediction import predict
     from hfft.range_test import LearningRateTest, lr_find
     from hfft.record import RunRecord
+    from hfft.searching import SearchResult, search
     from hfft.strategies import Strategy, list_strategies, load_strategy
     from hfft.task import InputColumn, Task, list_tasks, load_task
     from hfft.trainer import FineTuningTrainer
@@ -36,7 +38,7 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Comparison": "comparing",
-    "CrossValidationResult": "cross_validation",
+    "CrossValidationResult": "cross_validation_result",
     "DataArguments": "arguments",
     "EvaluationResult": "inference",
     "FineTuneResult": "finetuning",
@@ -49,6 +51,7 @@ _MODULE_OF = {
     "LearningRateTest": "range_test",
     "ModelArguments": "arguments",
     "RunRecord": "record",
+    "SearchResult": "searching",
     "Strategy": "strategies",
     "Task": "task",
     "UnfreezeSchedule": "freezing",
@@ -69,6 +72,7 @@ _MODULE_OF = {
     "predict": "prediction",
     "push": "hub",
     "runs": "listing",
+    "search": "searching",
 }
 
 __all__ = [  # noqa: RUF022 (the version stands last)
@@ -86,6 +90,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "LearningRateTest",
     "ModelArguments",
     "RunRecord",
+    "SearchResult",
     "Strategy",
     "Task",
     "UnfreezeSchedule",
@@ -106,6 +111,7 @@ __all__ = [  # noqa: RUF022 (the version stands last)
     "predict",
     "push",
     "runs",
+    "search",
     "__version__",
 ]
 

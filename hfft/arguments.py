@@ -41,6 +41,27 @@ class ModelArguments:
             "into the architecture in the end), or auto: what a solved head reads best."
         },
     )
+    dropout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share that dropout sets to 0 in training, of hidden states, attention and what the classifier "
+            "reads alike (default: the checkpoint's own shares)."
+        },
+    )
+    drop_path_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Stochastic depth: how often the last block is skipped in training, and those before it less often "
+            "in most models (default: the checkpoint's own rate)."
+        },
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pixels a side of the square that the model reads of a picture; position embeddings are resized "
+            "(default: the checkpoint's own)."
+        },
+    )
     max_length: int | None = field(
         default=None,
         metadata={"help": "Tokens after which a text is cut (default: what the model reads, at most 512)."},
@@ -48,6 +69,16 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         require_range(self, "max_length", low=4)
+        require_range(self, "image_size", low=8, high=4096)
+        if self.image_size is not None and not isinstance(self.image_size, int):
+            raise UserError(f"image_size must be a whole number of pixels, got {self.image_size!r}.")
+        for name in ("dropout", "drop_path_rate"):
+            require_range(self, name, low=0, high=1, high_included=False)
+
+    def rates(self) -> dict[str, float]:
+        """Return the rates that were given and make a difference in training alone, by name."""
+        given = {"dropout": self.dropout, "drop_path_rate": self.drop_path_rate}
+        return {name: rate for name, rate in given.items() if rate is not None}
 
 
 @dataclass
@@ -59,10 +90,80 @@ class CrossValidationArguments:
     )
     repeats: int = field(default=1, metadata={"help": "How often the examples are dealt into folds anew."})
     keep_models: bool = field(default=False, metadata={"help": "Keep the weights of every fold's model."})
+    refit: bool = field(
+        default=False,
+        metadata={
+            "help": "After the folds train one model on every training example, in the folder refit of output_dir; "
+            "where no validation split was given, for as many epochs as were best in the median fold."
+        },
+    )
 
     def __post_init__(self) -> None:
         require_range(self, "folds", low=2)
         require_range(self, "repeats", low=1)
+
+
+BACKENDS = ("optuna", "ray")
+SAMPLERS = ("tpe", "random", "grid")
+PRUNERS = ("median", "hyperband", "none")
+
+
+@dataclass
+class SearchArguments:
+    """What is searched for the best arguments of a run, and how."""
+
+    trials: int = field(
+        default=20, metadata={"help": "Settings that are tried, those that fail included, by all processes together."}
+    )
+    folds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Judge settings by cross-validation with so many folds of the training examples (default: on the "
+            "validation split)."
+        },
+    )
+    space: str | None = field(  # in Python also a mapping
+        default=None,
+        metadata={
+            "help": "YAML file, or JSON, of the arguments that are searched, each with {low, high}, also with step or "
+            "log, or with a list of values (default: what suits the strategy)."
+        },
+    )
+    backend: str = field(
+        default="optuna", metadata={"help": "What runs the trials: optuna, or ray (Ray Tune, for clusters)."}
+    )
+    sampler: str = field(
+        default="tpe",
+        metadata={
+            "help": "How settings are chosen: tpe (learns from the trials before), random, or grid (all of them)."
+        },
+    )
+    pruner: str = field(
+        default="median",
+        metadata={
+            "help": "What ends a trial early that evaluates worse than others did: median (of them), hyperband (in ray "
+            "its asynchronous form), or none."
+        },
+    )
+    workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "With backend ray: trials at the same time (default: one for each GPU of the cluster, or for each "
+            "CPU core)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        require_range(self, "trials", low=1)
+        require_range(self, "folds", low=2)
+        require_range(self, "workers", low=1)
+        for name, known in (("backend", BACKENDS), ("sampler", SAMPLERS), ("pruner", PRUNERS)):
+            require_choice(self, name, known)
+        if self.workers is not None and self.backend != "ray":
+            raise UserError(
+                f"workers has no place with backend {self.backend}: start the command again with --resume, here or on "
+                "another machine with the same folder, and both processes share the trials."
+            )
 
 
 @dataclass

@@ -41,13 +41,14 @@ def check(data: Any, *, seed: int = 42, **settings: Any) -> CheckResult:
     Args:
         data: as for :func:`hfft.finetune`.
         seed: of the splits that are drawn; that of a run by default.
-        **settings: fields of :class:`DataArguments`, and ``model``, ``revision`` and ``max_length`` of a model whose
-            limits the inputs are compared with.
+        **settings: fields of :class:`DataArguments`, and ``model``, ``revision``, ``max_length`` and ``image_size``: a
+            model with whose limits the inputs are compared.
 
     Raises:
         UserError: for an argument that cannot be meant; what is wrong with the data is a finding.
     """
-    of_model = {name: settings.pop(name) for name in ("model", "revision", "max_length") if name in settings}
+    names = ("model", "revision", "max_length", "image_size")
+    of_model = {name: settings.pop(name) for name in names if name in settings}
     arguments, model = DataArguments(data=data, **settings), ModelArguments(**of_model)
     _require_arguments(arguments, model)
     findings = Findings(collect=True)

@@ -16,6 +16,7 @@ from hfft import output
 from hfft.adapters.models import Adapter, is_adapted, merge
 from hfft.adapters.quantizing import beside_whole_weights
 from hfft.base_model import BaseModel
+from hfft.baselines import probe_test
 from hfft.caching import Cache, cache_folder
 from hfft.callbacks.interruption import StopOnSignal
 from hfft.callbacks.live_report import LiveReport
@@ -24,6 +25,7 @@ from hfft.callbacks.tracking import Trackers, closing_trackers
 from hfft.checkpoints import newest_whole
 from hfft.data import LabelledData
 from hfft.errors import RunInterrupted, UserError, listed
+from hfft.evidence import Evidence, PartOfCrossValidation
 from hfft.failures import computing, writing
 from hfft.features.start import MODEL
 from hfft.gathering import distances, evaluate_run, report_progress, show_examples
@@ -45,7 +47,7 @@ from hfft.preparing import (
 from hfft.processes import from_first_process
 from hfft.record import ADAPTER_FOLDER, TRAIN_RUNTIME, RunRecord
 from hfft.report import write_card, write_report
-from hfft.settling import measure_function, rerunnable, settle, task_defaults
+from hfft.settling import measure_function, require_use, rerunnable, settle, task_defaults
 from hfft.strategies import load_strategy
 from hfft.targets import Regression
 from hfft.targets.temperature import calibrate, logit_layers
@@ -105,6 +107,7 @@ def require_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """
     model_arguments, data_arguments, chosen = split_settings(settings)
     args = training_arguments(chosen)
+    require_use(model_arguments, args)
     if is_first_process():  # the others may look only after it has begun to write
         inputs = (model_arguments.model, data_arguments.data)
         output.require_free(Path(str(args.output_dir)), resume=args.resume, overwrite=args.overwrite, inputs=inputs)
@@ -115,8 +118,21 @@ def require_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @closing_trackers()
-def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], console: Console) -> FineTuneResult:
-    """Fine-tune on data that has been read; see :func:`finetune`."""
+def fine_tune(
+    task: Task,
+    labelled: LabelledData,
+    settings: dict[str, Any],
+    console: Console,
+    part: PartOfCrossValidation | None = None,
+    search: dict[str, Any] | None = None,
+) -> FineTuneResult:
+    """Fine-tune on data that has been read; see :func:`finetune`.
+
+    Args:
+        task, labelled, settings, console: of the run.
+        part: what the run is to a cross-validation, which alone can make data without a test split.
+        search: the trials that the settings were found by, for the report.
+    """
     model_arguments, data_arguments, chosen = split_settings(settings)
     chosen = {**task_defaults(task, chosen), **chosen}
     args = training_arguments(chosen)
@@ -147,16 +163,18 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
     if (restriction := base.restriction()) is not None:
         console.print(f"  {restriction}")
 
-    again = rerunnable(settings, task, labelled, chosen, args)
-    usage = labelled.target.usage(task.usage)
-    record = RunRecord(again, task.name, labelled.target, labelled.counts(), labelled.notes, usage, base=base)
-    record.data_report = labelled.report(task.name)
+    record = _record(rerunnable(settings, task, labelled, chosen, args), task, labelled, base, part)
+    record.search = search or {}
     checkpoint = _checkpoint(record, folder, args, console)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
     begun = time.perf_counter()
     whole = loaded
     loaded, of_quantizing = quantized(task, loaded, processor, labelled, args)
     start = start_training(task, loaded, processor, labelled, args, model_arguments.pooling, cache, console)
+    seconds = time.perf_counter() - begun
+    trains, probed = load_strategy(args.strategy).trains, None
+    if trains:
+        probed = probe_test(task, loaded, processor, labelled, args, start, model_arguments.pooling, cache, console)
     if args.load_in_4bit and start.pooling != MODEL:
         task.pool(whole, start.pooling)
     loaded, of_adapters = adapted(task, loaded, processor, labelled, args)
@@ -174,19 +192,19 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
         with writing(folder, "the run"):
             record.write_run_file(folder)
             record.write_data_report(folder)
-    trains = load_strategy(args.strategy).trains
+    begun = time.perf_counter()
     adapter: Adapter | None = None
     if trains:
         trainer.add_callback(LiveReport(partial(report_progress, record, trainer, folder)))
         _train(trainer, checkpoint)
         adapter = _merge(trainer, whole)
-    seconds = from_first_process(time.perf_counter() - begun)
+    seconds = from_first_process(seconds + time.perf_counter() - begun)
     if trains:
         record.distances = distances(trainer, task, model_arguments, labelled)
         for told in trainer.guard_notes():
             note_down(record.notes, told, console)
     with computing(SMALLER_BATCHES):
-        settled = _finish(trainer, task, labelled, record, console)
+        settled = _finish(trainer, task, labelled, record, console, part)
     with writing(folder, "the model"):
         # the push is at the end
         trainer.save_model(str(folder), _internal_call=True)  # before anything that could fail: nothing trained is lost
@@ -197,24 +215,42 @@ def fine_tune(task: Task, labelled: LabelledData, settings: dict[str, Any], cons
         output.discard(folder)
 
     with computing(SMALLER_BATCHES):
-        evaluate_run(trainer, task, processor, labelled, record, settled)
+        evaluate_run(trainer, task, processor, labelled, record, settled, probed)
     record.metrics[TRAIN_RUNTIME] = seconds
     if trainer.is_world_process_zero():
         with writing(folder, "metrics and report"):
             record.write_predictions(folder)
             record.write_metrics(folder)
             show_examples(record, task, labelled, start.head)
-            write_card(record, folder)
             write_report(record, folder)
+            write_card(record, folder)  # the last file: where it is, the run is complete
     trainer.accelerator.wait_for_everyone()
-    title = f"Test split, {len(labelled.splits['test'])} examples"
-    print_metrics(console, record.headline_rows(), title, record.target.baseline_name)
+    print_metrics(console, record.headline_rows(), record.evidence.title, record.target.baseline_name)
     print_per_class(console, record.details)
     console.print(f"Model, report and predictions: {folder}")
     trackers.finish(record, folder)
     if args.push_to_hub and trainer.is_world_process_zero():  # the last step: whatever fails, the run is complete
         console.print(f"Pushed: {trainer.push_folder(folder)}")
     return FineTuneResult(record.metrics, str(folder), trainer, record)
+
+
+def _record(
+    settings: dict[str, Any], task: Task, data: LabelledData, base: BaseModel, part: PartOfCrossValidation | None
+) -> RunRecord:
+    """Return the record of a run that begins."""
+    folds = None if part is None else part.folds
+    evidence = Evidence.of_test(len(data.splits["test"])) if "test" in data.splits else folds
+    assert evidence is not None  # a run by itself has a test split, drawn or given
+    usage = data.target.usage(task.usage)
+    record = RunRecord(settings, task.name, data.target, data.counts(), evidence, data.notes, usage, base=base)
+    record.data_report = data.report(task.name)
+    record.metric_names, record.interval_notes = [*evidence.names], [*evidence.interval_notes]
+    if part is not None:
+        record.command = part.command or record.command
+        record.notes += part.notes
+    if folds is not None:
+        record.metrics = dict(folds.figures)
+    return record
 
 
 def _checkpoint(record: RunRecord, folder: Path, args: FineTuningArguments, console: Console) -> str | None:
@@ -268,7 +304,14 @@ def _merge(trainer: FineTuningTrainer, whole: Any) -> Adapter | None:
     return adapter
 
 
-def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: RunRecord, console: Console) -> bool:
+def _finish(
+    trainer: FineTuningTrainer,
+    task: Task,
+    data: LabelledData,
+    record: RunRecord,
+    console: Console,
+    part: PartOfCrossValidation | None,
+) -> bool:
     """Make the model that ships: the stock architecture, units of numbers, thresholds of classes.
 
     Returns:
@@ -293,8 +336,11 @@ def _finish(trainer: FineTuningTrainer, task: Task, data: LabelledData, record: 
         logits = trainer.predict(trainer.eval_dataset).predictions
         return data.labels("validation"), data.target.outputs(np.asarray(logits))
 
-    has_validation = "validation" in data.splits
-    record.target, told = from_first_process(data.target.finish(model, predict if has_validation else None))
+    held_out = predict if "validation" in data.splits else None
+    if held_out is None and part is not None and part.held_out is not None:
+        found = part.held_out
+        held_out = lambda: found  # noqa: E731
+    record.target, told = from_first_process(data.target.finish(model, held_out))
     note_down(record.notes, told, console)
     return told is not None or record.temperature is not None or args.load_in_4bit
 

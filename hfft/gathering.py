@@ -23,6 +23,7 @@ from hfft.record import Predictions, RunRecord
 from hfft.report import write_report
 from hfft.report.examples import SHOWN, shown_examples
 from hfft.settling import measure_function
+from hfft.strategies import load_strategy
 from hfft.task import Task
 from hfft.trainer import FineTuningTrainer
 from hfft.training_arguments import FineTuningArguments
@@ -61,14 +62,14 @@ def distances(
 
 def show_examples(record: RunRecord, task: Task, data: LabelledData, head: LinearHead | None) -> None:
     """Choose mistakes to look at, and labels that are likely wrong."""
-    assert record.predictions is not None
-    target, seen = record.target, record.predictions
+    target, seen, told = record.target, record.predictions, []
     shown = partial(shown_examples, task, target=target)
-    mistakes = target.mistakes(seen.labels, seen.outputs)[:SHOWN]
-    record.mistakes = shown(data.splits["test"], mistakes, seen.labels, seen.outputs)
-    suspects = target.suspects(seen.labels, seen.outputs)
-    told = [f"{len(suspects)} of {len(seen.labels)} test examples"] if len(suspects) else []
-    record.suspects = shown(data.splits["test"], suspects[:SHOWN], seen.labels, seen.outputs)
+    if seen is not None:
+        mistakes = target.mistakes(seen.labels, seen.outputs)[:SHOWN]
+        record.mistakes = shown(data.splits["test"], mistakes, seen.labels, seen.outputs)
+        suspects = target.suspects(seen.labels, seen.outputs)
+        told += [f"{len(suspects)} of {len(seen.labels)} test examples"] if len(suspects) else []
+        record.suspects = shown(data.splits["test"], suspects[:SHOWN], seen.labels, seen.outputs)
     if head is not None and head.out_of_fold is not None:
         labels, outputs = data.labels("train"), target.outputs(head.out_of_fold.cpu().numpy())
         predicted = np.flatnonzero(np.isfinite(outputs).all(axis=1) if outputs.ndim == 2 else np.isfinite(outputs))
@@ -89,26 +90,23 @@ def evaluate_run(
     data: LabelledData,
     record: RunRecord,
     settled: bool,
+    probed: np.ndarray | None,
 ) -> None:
-    """Fill in history, layers, predictions and metrics; the test split is looked at here for the first time.
+    """Fill in history, layers, predictions and metrics.
 
     Args:
         trainer, task, processor, data, record: of the run.
         settled: whether thresholds have been tuned since training, a temperature fitted, or rounded weights replaced.
+        probed: logits of the test split that a solved head gave before the training.
     """
     target = record.target
-    inputs = data.encoded("test", task.encoder(processor, training=False), seed=trainer.args.seed)
-    labels, outputs = data.labels("test"), target.outputs(np.asarray(trainer.predict(inputs).predictions))
-    record.predictions = Predictions([task.describe(row) for row in data.splits["test"]], labels, outputs)
     record.history = trainer.state.log_history
     record.layers, record.thaws = trainer.layer_rates(), trainer.thaws()
-    values = measure_function(target, trainer.args)(labels, outputs)
-    record.metric_names = sorted(values, key=lambda name: name not in target.metrics.functions)
-    record.metrics = {f"test_{name}": values[name] for name in record.metric_names}
-    baseline = target.baseline(data.labels("train"), labels)
-    record.metrics |= summarize(target.metrics, labels, outputs, baseline, seed=trainer.args.seed)
-    record.interval_notes = interval_notes(target.metrics, labels, record.rows())
-    record.details = target.details(labels, outputs)
+    if "test" in data.splits:
+        _test(trainer, task, processor, data, record)
+        if probed is not None:
+            found = data.target.metrics.compute(data.labels("test"), data.target.outputs(probed))
+            record.metrics |= {f"baseline_probe_test_{name}": value for name, value in found.items()}
     validation = trainer.validation_metrics()
     if validation and settled:
         predicted = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
@@ -117,3 +115,20 @@ def evaluate_run(
         validation["loss"] = (predicted.metrics or {}).get("validation_loss", validation["loss"])
     record.metrics |= {f"validation_{name}": value for name, value in validation.items()}
     record.metrics |= {f"{name}_examples": len(split) for name, split in data.splits.items()}
+    if load_strategy(trainer.args.strategy).trains:
+        record.metrics["shipped_epoch"] = trainer.shipped_epoch()
+
+
+def _test(trainer: FineTuningTrainer, task: Task, processor: Any, data: LabelledData, record: RunRecord) -> None:
+    """Predict the test split, which is looked at here for the first time, and measure."""
+    target = record.target
+    inputs = data.encoded("test", task.encoder(processor, training=False), seed=trainer.args.seed)
+    labels, outputs = data.labels("test"), target.outputs(np.asarray(trainer.predict(inputs).predictions))
+    record.predictions = Predictions([task.describe(row) for row in data.splits["test"]], labels, outputs)
+    values = measure_function(target, trainer.args)(labels, outputs)
+    record.metric_names = sorted(values, key=lambda name: name not in target.metrics.functions)
+    record.metrics |= {f"test_{name}": values[name] for name in record.metric_names}
+    baseline = target.baseline(data.labels("train"), labels)
+    record.metrics |= summarize(target.metrics, labels, outputs, baseline, seed=trainer.args.seed)
+    record.interval_notes = interval_notes(target.metrics, labels, record.rows())
+    record.details = target.details(labels, outputs)

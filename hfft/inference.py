@@ -23,7 +23,7 @@ from hfft.errors import UserError, listed, nearest
 from hfft.evaluation import interval_notes, metric_rows, summarize
 from hfft.failures import computing
 from hfft.loading import load_config
-from hfft.output import is_fold, is_run
+from hfft.output import is_of_cross_validation, is_run
 from hfft.parsing import read_yaml, split_settings
 from hfft.record import RUN_FILE
 from hfft.targets import Target, target_of_config
@@ -153,8 +153,8 @@ _SPLITS = ("train", "validation", "test")
 def sort_settings(settings: Mapping[str, Any], **given: Any) -> tuple[ModelArguments, DataArguments]:
     """Return what settings say of model and data; raises :class:`UserError` for what belongs to training."""
     model_arguments, data_arguments, others = split_settings({**settings, **given})
-    if others:
-        raise UserError(f"{listed(others)} belongs to training, and has no place here.")
+    if of_training := [*others, *model_arguments.rates()]:
+        raise UserError(f"{listed(of_training)} belongs to training, and has no place here.")
     return model_arguments, data_arguments
 
 
@@ -165,10 +165,10 @@ def _evaluation_split(
     task, target = classifier.task, classifier.target
     run = run_settings(model)
     own = run is not None and _is_own_data(source, run)
-    if own and is_fold(Path(model)) and not (split == "test" and split in source.splits):
+    if own and is_of_cross_validation(Path(model)) and not (split == "test" and split in source.splits):
         raise UserError(
-            f"--model: '{model}' is of one fold of a cross-validation and was trained on most of '{source.origin}': "
-            "its figures stand in crossval.json. Only a test split that the data bring along can be evaluated."
+            f"--model: '{model}' is part of a cross-validation and was trained on most of '{source.origin}', or on all "
+            "of it: the figures stand in crossval.json. Only a test split that the data bring along can be evaluated."
         )
     if split != UNSPLIT and run is not None and own:
         names = {field.name for field in dataclasses.fields(DataArguments)}

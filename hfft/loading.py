@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfft.arguments import ModelArguments
+from hfft.dropout import changed_rates, with_changed_rates
 from hfft.errors import UserError, listed
 from hfft.paths import require_model
 
@@ -68,7 +69,8 @@ def load_classifier(
             checkpoint was trained on this very target. ``None`` loads the checkpoint as it is.
 
     Raises:
-        UserError: where the weights cannot be read, or are not those of this architecture.
+        UserError: where the weights cannot be read, or are not those of this architecture, and where it has no dropout
+            or stochastic depth that the arguments ask for.
     """
     options: dict[str, Any] = {}
     if target is not None:
@@ -78,6 +80,7 @@ def load_classifier(
     from hfft.layers import head_parameter_names
 
     with reading(f"'{arguments.model}' cannot be loaded"):
+        options |= changed_rates(config, arguments)
         model, loading = auto_class.from_pretrained(
             arguments.model,
             revision=arguments.revision,
@@ -112,15 +115,18 @@ def load_classifier(
     return model
 
 
-def build_without_weights(auto_class: Any, arguments: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:
-    """Return the architecture that ``auto_class`` makes of the configuration, on the meta device where it can be."""
+def build_without_weights(
+    auto_class: Any, arguments: ModelArguments, config: PretrainedConfig, device: str = "meta"
+) -> PreTrainedModel:
+    """Return the architecture that ``auto_class`` makes of the configuration, on ``device`` where it can be."""
     import torch
 
     options = {"trust_remote_code": arguments.trust_remote_code}
     config.num_labels = config.num_labels or 2  # timm's own checkpoints may have no classifier
     with reading(f"'{arguments.model}' cannot be built"):
+        config = with_changed_rates(config, arguments)
         try:
-            with torch.device("meta"):
+            with torch.device(device):
                 return auto_class.from_config(config, **options)
         except (RuntimeError, NotImplementedError):  # some constructors compute with their tensors
             return auto_class.from_config(config, **options)

@@ -23,46 +23,31 @@ from hfft.record import (
     METRICS_FILE,
     MODEL_FILES,
     PREDICTIONS_FILE,
+    REFIT,
     REPORT_FILE,
     RUN_FILE,
     RUN_HEADER,
+    SEARCH,
+    SEARCH_SETTINGS,
+    TRIALS_FILE,
+    TRIALS_TABLE,
+    header,
 )
+from hfft.resuming import binds_checkpoint, differences
 from hfft.targets import Target
 
-_FOLD_HEADER = f"{RUN_HEADER} One fold of a cross-validation: these settings alone make another run."
 ASIDE = ".replaced"  # where an old run waits until the new model is saved
 
-# What a run writes to the top of its folder, and --overwrite replaces. Anything else there is left alone.
-_PRODUCTS = (
+# What a run writes to its model's folder, beside its checkpoints.
+RUN_PRODUCTS = (
     *MODEL_FILES,
-    *(RUN_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE),
-    *(CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS, ADAPTER_FOLDER),
+    *(RUN_FILE, DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE, ADAPTER_FOLDER),
 )
-# A checkpoint belongs to these; another value would train another model from its weights.
-_FIXED_ON_RESUME = (
-    *("task", "model", "revision", "data", "strategy", "layer_decay", "learning_rate", "head_learning_rate", "seed"),
-    *(
-        "validation_size",
-        "test_size",
-        "text_column",
-        "text_pair_column",
-        "image_column",
-        "label_column",
-        "group_column",
-    ),
-    *(
-        "pooling",
-        "head_start",
-        "head_solver",
-        "freeze",
-        "epochs_per_group",
-        "layer_patterns",
-        "lr_multipliers",
-        "lr_scheduler_type",
-    ),
-    *("lora_rank", "lora_alpha", "lora_dropout", "lora_plus_ratio"),
-    *("adapter_config", "adapter_targets", "adapter_layers"),
-    *("max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "weight_decay"),
+# What is written to the top of an output folder, and --overwrite replaces. Anything else there is left alone.
+_PRODUCTS = (
+    *RUN_PRODUCTS,
+    *(CROSSVAL_FILE, CROSSVAL_SETTINGS, FOLDS, REFIT),
+    *(SEARCH_SETTINGS, SEARCH, TRIALS_FILE, TRIALS_TABLE),
 )
 
 
@@ -94,22 +79,32 @@ def require_free(folder: Path, *, resume: bool, overwrite: bool, inputs: Iterabl
 
 
 def is_run(folder: Path) -> bool:
-    """Say whether the folder holds a run of hfft, or a cross-validation."""
-    files = (folder / RUN_FILE, folder / CROSSVAL_SETTINGS)
+    """Say whether the folder holds a run of hfft, a cross-validation or a search."""
+    files = (folder / RUN_FILE, folder / CROSSVAL_SETTINGS, folder / SEARCH_SETTINGS)
     return any(file.is_file() and file.read_bytes().startswith(RUN_HEADER.encode()) for file in files)
 
 
-def mark_fold(folder: Path) -> None:
-    """Say in a run's settings that they make another run than that of a fold, whose data were drawn for it."""
+def is_of_cross_validation(folder: Path) -> bool:
+    """Say whether the folder holds a run whose settings alone make another one: its data were divided for it."""
     file = folder / RUN_FILE
-    _, _, settings = file.read_text("utf-8").partition("\n")
-    file.write_text(f"{_FOLD_HEADER}\n{settings}", "utf-8")
+    return file.is_file() and file.read_text("utf-8").startswith(header("hfft crossval"))
 
 
-def is_fold(folder: Path) -> bool:
-    """Say whether the folder holds the run of a fold."""
-    file = folder / RUN_FILE
-    return file.is_file() and file.read_text("utf-8").startswith(_FOLD_HEADER)
+def settings_within(settings: dict[str, Any], place: Path) -> dict[str, Any]:
+    """Return the settings of a run in the folder of the one that it is a part of; what is there of it is gone on with.
+
+    In trackers it is a run of its own, too.
+    """
+    own = {name: value for name, value in settings.items() if name != "overwrite"}
+    own |= {"output_dir": str(place), "resume": is_run(place)}
+    if settings.get("report_to", "none") not in ("none", [], ["none"]):
+        own["run_name"] = f"{settings.get('run_name') or Path(str(settings['output_dir'])).resolve().name}-{place.name}"
+    return own
+
+
+def is_complete(folder: Path) -> bool:
+    """Say whether a run has come to its end: the card is its last file."""
+    return (folder / CARD_FILE).is_file()
 
 
 def drop_model(folder: Path) -> None:
@@ -123,11 +118,7 @@ def drop_model(folder: Path) -> None:
 def require_same_run(folder: Path, checkpoint: str, settings: dict[str, Any], target: Target) -> None:
     """Raise :class:`UserError` with what differs between the run that is resumed and the one that is asked for."""
     old = yaml.safe_load((folder / RUN_FILE).read_text("utf-8")) or {}
-    changed = [
-        f"{name} was {old.get(name)}, now {settings.get(name)}"
-        for name in _FIXED_ON_RESUME
-        if old.get(name) != settings.get(name)
-    ]
+    changed = differences(old, settings, binds_checkpoint)
     config = json.loads((Path(checkpoint) / "config.json").read_text("utf-8"))
     trained = config.get("label_names") or [name for _, name in sorted(config["id2label"].items(), key=_index)]
     if difference := target.difference(config.get("problem_type"), trained):
@@ -140,14 +131,14 @@ def _index(item: tuple[str, str]) -> int:
     return int(item[0])
 
 
-def set_aside(folder: Path) -> None:
+def set_aside(folder: Path, products: Iterable[str] = _PRODUCTS) -> None:
     """Move what an earlier run wrote to the folder, and nothing else, out of the way; :func:`discard` deletes it."""
     if not is_run(folder):
         return
     aside = folder / ASIDE
     aside.mkdir(exist_ok=True)
     checkpoints = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    for path in [*checkpoints, *(path for pattern in _PRODUCTS for path in folder.glob(pattern))]:
+    for path in [*checkpoints, *(path for pattern in products for path in folder.glob(pattern))]:
         target = aside / path.name
         if target.is_dir():
             shutil.rmtree(target)

@@ -22,6 +22,7 @@ from hfft.training_arguments import REPLACED, FineTuningArguments
 
 _LARGEST_YAML = 1_000_000  # bytes
 _DEEPEST_YAML = 20
+_EXAMPLES = {"--config": "run.yaml", "--space": "space of arguments"}  # what each flag names
 _LISTS = frozenset({"report_to", "optim_target_modules"})  # a word on the command line, in Python also a list
 # What most runs set of the 130 fields that are transformers' own; --help_all shows the others.
 _COMMON = frozenset(
@@ -146,37 +147,50 @@ def read_yaml(path: str | Path, parser: SettingsParser | None = None) -> dict[st
     """Read a run's settings; the values are typed by the parser of the flags, so ``1e-4`` is a number here too.
 
     Raises:
-        UserError: for a file that is missing, too large, no YAML, no mapping of plain values, has tags, aliases, deep
-            nesting or repeated keys, or a key that is no argument.
+        UserError: for a file that :func:`read_plain` refuses, or a key that is no argument.
     """
-    file = existing_path(path, "--config")
+    named = f"--config: '{path}'"
+    return typed_settings(read_plain(path, "--config"), named, parser or train_parser())
+
+
+def read_plain(path: str | Path, flag: str) -> dict[str, yaml.Node]:
+    """Return the nodes of a YAML mapping of plain values by key; ``flag`` is what named the file.
+
+    Raises:
+        UserError: for a file that is missing, too large, no YAML, no mapping of plain values, has tags, aliases, deep
+            nesting or repeated keys.
+    """
+    file, named = existing_path(path, flag), f"{flag}: '{path}'"
     if not file.is_file():
-        raise UserError(f"--config: '{path}' is no file.")
+        raise UserError(f"{named} is no file.")
     if file.stat().st_size > _LARGEST_YAML:
-        raise UserError(f"--config: '{path}' is larger than {_LARGEST_YAML:,} bytes, so it is no run.yaml.")
+        raise UserError(f"{named} is larger than {_LARGEST_YAML:,} bytes, so it is no {_EXAMPLES[flag]}.")
     try:
-        text = file.read_text("utf-8")
-        _require_plain(text, path)
+        return plain_items(file.read_text("utf-8"), named)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{named} is no UTF-8 text: {error}.") from error
+
+
+def plain_items(text: str, named: str) -> dict[str, yaml.Node]:
+    """Return the nodes of a YAML mapping of plain values by key; raises as :func:`read_plain`."""
+    try:
+        _require_plain(text, named)
         # the base loader leaves every scalar as it is written: `text_column: on` is a text
         root = yaml.compose(text, Loader=yaml.BaseLoader)
-    except UnicodeDecodeError as error:
-        raise UserError(f"--config: '{path}' is no UTF-8 text: {error}.") from error
     except yaml.YAMLError as error:
-        raise UserError(f"--config: '{path}' is no valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{named} is no valid YAML: {' '.join(str(error).split())}") from error
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
-        raise UserError(
-            f"--config: '{path}' must hold lines of the form name: value, got a {type(root).__name__[:-4].lower()}."
-        )
-    return _typed(_items(root, path), path, parser or train_parser())
+        raise UserError(f"{named} must hold lines of the form name: value, got a {type(root).__name__[:-4].lower()}.")
+    return items_of(root, named)
 
 
-def _require_plain(text: str, path: str | Path) -> None:
+def _require_plain(text: str, named: str) -> None:
     """Refuse what settings do not need: tags name Python objects, aliases unfold, PyYAML is quadratic in depth."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.BaseLoader):
-        where = f"--config: '{path}'" + (f", line {event.start_mark.line + 1}" if event.start_mark else "")
+        where = named + (f", line {event.start_mark.line + 1}" if event.start_mark else "")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST_YAML:
             raise UserError(f"{where}: nested more than {_DEEPEST_YAML} deep.")
@@ -186,11 +200,11 @@ def _require_plain(text: str, path: str | Path) -> None:
             raise UserError(f"{where}: aliases are not read here.")
 
 
-def _items(node: yaml.MappingNode, path: str | Path) -> dict[str, yaml.Node]:
+def items_of(node: yaml.MappingNode, named: str) -> dict[str, yaml.Node]:
     """Return the mapping's values by key; raises :class:`UserError` for repeated keys and keys that are no words."""
     items: dict[str, yaml.Node] = {}
     for key, value in node.value:
-        where = f"--config: '{path}', line {key.start_mark.line + 1}"
+        where = f"{named}, line {key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode):
             raise UserError(f"{where}: a key must be a name.")
         if key.value in items:
@@ -199,29 +213,32 @@ def _items(node: yaml.MappingNode, path: str | Path) -> dict[str, yaml.Node]:
     return items
 
 
-def _typed(items: dict[str, yaml.Node], path: str | Path, parser: SettingsParser) -> dict[str, Any]:
-    """Hand the values to the parser of the flags."""
+def typed_settings(items: dict[str, yaml.Node], named: str, parser: SettingsParser) -> dict[str, Any]:
+    """Return settings as the parser of the flags types them; ``named`` says in messages where they stand.
+
+    Raises :class:`UserError` for a key that is no argument, and a value that it cannot have.
+    """
     known = sorted({action.dest for action in parser._actions} - {"help", "config"})
     argv: list[str] = []
     lists: dict[str, list[str]] = {}
     for key, node in items.items():
         if key not in known:
-            raise UserError(f"--config: '{path}' has the key '{key}', which is no argument.{nearest(key, known)}")
+            raise UserError(f"{named} has the key '{key}', which is no argument.{nearest(key, known)}")
         if isinstance(node, yaml.ScalarNode):
             if not _is_null(node):
                 argv.append(f"--{key}={node.value}")
         elif isinstance(node, yaml.SequenceNode):
-            values = [_list_item(item, key, path) for item in node.value]
+            values = [_list_item(item, key, named) for item in node.value]
             if key in _LISTS:
                 lists[key] = values
             elif values:
                 argv += [f"--{key}", *values]
         else:
-            argv.append(f"--{key}={json.dumps(_plain(node, path))}")
+            argv.append(f"--{key}={json.dumps(_plain(node, named))}")
     try:
         return parser.parse_settings(argv) | lists
     except UserError as error:
-        raise UserError(f"--config: '{path}': {error}") from error
+        raise UserError(f"{named}: {error}") from error
 
 
 def _is_null(node: yaml.Node) -> bool:
@@ -229,18 +246,18 @@ def _is_null(node: yaml.Node) -> bool:
     return is_plain and node.value in ("", "~", "null", "Null", "NULL")
 
 
-def _list_item(node: yaml.Node, key: str, path: str | Path) -> str:
+def _list_item(node: yaml.Node, key: str, named: str) -> str:
     if not isinstance(node, yaml.ScalarNode) or _is_null(node) or node.value.startswith("-"):
-        raise UserError(f"--config: '{path}', line {node.start_mark.line + 1}: {key} cannot hold this item.")
+        raise UserError(f"{named}, line {node.start_mark.line + 1}: {key} cannot hold this item.")
     return str(node.value)
 
 
-def _plain(node: yaml.Node, path: str | Path) -> Any:
+def _plain(node: yaml.Node, named: str) -> Any:
     """Return what the node stands for; an unquoted scalar is a number or truth value where JSON says so."""
     if isinstance(node, yaml.MappingNode):
-        return {key: _plain(value, path) for key, value in _items(node, path).items()}
+        return {key: _plain(value, named) for key, value in items_of(node, named).items()}
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, path) for item in node.value]
+        return [_plain(item, named) for item in node.value]
     if _is_null(node):
         return None
     try:

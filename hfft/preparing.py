@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from rich.console import Console
+from rich.progress import Progress
 from transformers import EvalPrediction, PrinterCallback, ProgressCallback
 
 from hfft.adapters.models import add_adapters
@@ -123,24 +124,22 @@ def start_training(
     pooling: str,
     cache: Cache,
     console: Console,
+    solved_head: bool = False,
 ) -> Start:
-    """Prepare the model for training as the strategy says."""
+    """Prepare the model for training as the strategy says, or with a solved head where ``solved_head`` asks for one."""
     with progress_bar(console) as bar, computing(SMALLER_BATCHES):
         return start_from(
             task,
             model,
             processor,
             data,
-            solved_head=args.starts_solved,
+            solved_head=solved_head or args.starts_solved,
             pooling=pooling,
             solver=args.head_solver,
+            penalty=args.head_penalty,
             seed=args.seed,
-            cache=cache,
-            batch_size=args.per_device_eval_batch_size,
-            precision=str(args.precision),
             device=args.device,
-            track=lambda items, n, what: bar.track(items, n, description=what),
-            share=(args.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
+            **how_to_compute(args, cache, bar),
         )
 
 
@@ -169,6 +168,17 @@ def _few_inputs(task: Task, model: Any, processor: Any, data: LabelledData) -> d
     examples = encoded(split.select(range(min(2, len(split)))), task.encoder(processor, training=False), None, seed=0)
     batch = task.collator(processor)([examples[row] for row in range(len(examples))])
     return model_inputs(batch, next(model.parameters()).device)
+
+
+def how_to_compute(args: FineTuningArguments, cache: Cache, bar: Progress) -> dict[str, Any]:
+    """Return how features are computed, and kept."""
+    return {
+        "cache": cache,
+        "batch_size": args.per_device_eval_batch_size,
+        "precision": str(args.precision),
+        "track": lambda items, n, what: bar.track(items, n, description=what),
+        "share": (args.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
+    }
 
 
 def make_trainer(

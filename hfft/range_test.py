@@ -20,7 +20,7 @@ from hfft.errors import UserError
 from hfft.failures import computing, writing_output
 from hfft.parsing import split_settings, training_arguments
 from hfft.paths import require_writable
-from hfft.preparing import SMALLER_BATCHES, load_model, make_trainer, read_data, start_training
+from hfft.preparing import SMALLER_BATCHES, adapted, load_model, make_trainer, quantized, read_data, start_training
 from hfft.seeding import random_state_kept
 from hfft.settling import measure_function, settle, task_defaults
 from hfft.strategies import load_strategy
@@ -163,7 +163,9 @@ def _trainer(settings: dict[str, Any], console: Console) -> FineTuningTrainer:
     model, processor = load_model(task, model_arguments, labelled, console)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
     with computing(SMALLER_BATCHES):
+        model, _ = quantized(task, model, processor, labelled, args)
         start_training(task, model, processor, labelled, args, model_arguments.pooling, cache, console)
+        model, _ = adapted(task, model, processor, labelled, args)
     trainer = make_trainer(task, model, processor, labelled, args, measure, cache, console)
     trainer.remove_callback(GradualUnfreezing)
     return trainer

@@ -14,6 +14,7 @@ import yaml
 
 from hfft.base_model import BaseModel
 from hfft.evaluation.summary import metric_rows
+from hfft.evidence import Evidence
 from hfft.targets import Target
 
 RUN_FILE = "run.yaml"
@@ -27,7 +28,13 @@ CROSSVAL_FILE = "crossval.json"
 CROSSVAL_SETTINGS = "crossval.yaml"
 ADAPTER_FOLDER = "adapter"  # the adapters by themselves, where they are kept
 FOLDS = "folds"  # where the runs of the folds stand
+SEARCH_SETTINGS = "search.yaml"
+SEARCH = "search"  # where the trials of a search stand, and what its processes lock
+TRIALS_FILE = "trials.csv"
+TRIALS_TABLE = "trials.parquet"
 TRAIN_RUNTIME = "train_runtime"  # among the metrics: seconds
+REFIT = "refit"  # where the model stands that is trained on everything behind them
+TRAIN_COMMAND = f"hfft train --config {RUN_FILE} --output_dir ANOTHER_FOLDER"
 PLACEHOLDER = "THIS_FOLDER_OR_REPOSITORY"  # in the card, where the model is named; a push writes the repository there
 
 # What transformers writes of a model, in patterns of file names: weights, configuration, processor.
@@ -67,8 +74,10 @@ class RunRecord:
         task: name of the task.
         target: what is predicted.
         counts: split -> what is told of its labels: how often each class occurs.
+        evidence: what the metrics are measured on.
         notes: what was decided on the way, a sentence each.
         usage: how a ``pipeline`` is asked.
+        command: what makes the same run again, in the output folder.
         data_report: what was found wrong or odd in the data, and every example that was left out.
         base: what is known of the pretrained model.
         layers: the layer groups with parameters and learning rate, input first.
@@ -81,11 +90,12 @@ class RunRecord:
         history: the Trainer's log, an entry each.
         metrics: flat name -> value, as in metrics.json; ``train_runtime`` is the time in seconds in which the head was
             solved and the model trained since the run was last started.
-        metric_names: the test metrics in the order in which they are shown.
+        metric_names: the metrics of the evidence in the order in which they are shown.
         interval_notes: how the intervals were made, and which there are none of, a sentence each.
-        details: what stands behind the test metrics: see :meth:`hfft.targets.Target.details`.
+        details: what stands behind test metrics: see :meth:`hfft.targets.Target.details`.
+        search: the trials that the settings were found by, as :func:`hfft.searching.results.told` has it.
         temperature: what the logits were divided by after training, ``None`` where they are as they were trained.
-        predictions: of the test split.
+        predictions: of the test split; ``None`` without one.
         environment: package -> version, and the platform.
     """
 
@@ -93,8 +103,10 @@ class RunRecord:
     task: str
     target: Target
     counts: dict[str, dict[str, float]]
+    evidence: Evidence
     notes: list[str] = field(default_factory=list)
     usage: str = ""
+    command: str = TRAIN_COMMAND
     data_report: dict[str, Any] = field(default_factory=dict)
     base: BaseModel = field(default_factory=BaseModel)
     layers: list[dict[str, Any]] = field(default_factory=list)
@@ -109,6 +121,7 @@ class RunRecord:
     metric_names: list[str] = field(default_factory=list)
     interval_notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, Any] = field(default_factory=dict)
     temperature: float | None = None
     predictions: Predictions | None = None
     environment: dict[str, str] = field(default_factory=lambda: environment())
@@ -119,18 +132,17 @@ class RunRecord:
         return self.target.output_names
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the test metrics as rows: name, value, low and high of the interval, and the baseline's value."""
-        return metric_rows(self.metrics, self.metric_names, "test")
+        """Return the metrics as rows: name, value, low and high of the interval, and the baseline's value."""
+        return metric_rows(self.metrics, self.metric_names, self.evidence.prefix)
 
     def headline_rows(self) -> list[dict[str, Any]]:
         """Return those of :meth:`rows` that a short table shows."""
         return [row for row in self.rows() if self.target.metrics.is_headline(row["name"])]
 
     def write_run_file(self, folder: Path) -> None:
-        """Write the settings, so that ``hfft train --config run.yaml`` makes the run again."""
+        """Write the settings, by which the command makes the run again."""
         text = yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)
-        rerun = f"{RUN_HEADER} To make this run again: hfft train --config {RUN_FILE} --output_dir ANOTHER_FOLDER"
-        (folder / RUN_FILE).write_text(f"{rerun}\n{text}", "utf-8")
+        (folder / RUN_FILE).write_text(f"{header(self.command)}\n{text}", "utf-8")
 
     def write_data_report(self, folder: Path) -> None:
         """Write what was found about the data, as ``hfft check --output`` does."""
@@ -148,6 +160,11 @@ class RunRecord:
             seen = self.predictions
             table = prediction_table(seen.inputs, seen.outputs, self.target, seen.labels)
             table.to_parquet(folder / PREDICTIONS_FILE)
+
+
+def header(command: str) -> str:
+    """Return the first line of a run's settings."""
+    return f"{RUN_HEADER} To make this run again: {command}"
 
 
 def prediction_table(inputs: list[str], outputs: np.ndarray, target: Target, labels: np.ndarray) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import get_scheduler
 
-from hfft.arguments import DataArguments
+from hfft.arguments import DataArguments, ModelArguments
 from hfft.data import LabelledData
 from hfft.errors import UserError, listed, nearest
 from hfft.evaluation.metrics import LOWER_IS_BETTER
@@ -139,6 +139,15 @@ def plain(value: Any) -> Any:
     value = getattr(value, "value", value)
     value = value.item() if isinstance(value, np.generic) else value
     return str(value) if isinstance(value, Path) else value
+
+
+def require_use(arguments: ModelArguments, args: FineTuningArguments) -> None:
+    """Raise :class:`UserError` for rates of training where nothing is trained."""
+    if arguments.rates() and not load_strategy(args.strategy).trains:
+        raise UserError(
+            f"{listed(arguments.rates())} has no place in the strategy '{args.strategy}', which solves the head and "
+            "trains nothing."
+        )
 
 
 def require_schedule(args: FineTuningArguments) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hfft.errors import UserError, listed, nearest
@@ -21,6 +21,7 @@ class Strategy:
         solved_head: whether the head starts as the solution for the trunk's features, and not at random, unless
             ``head_start`` says otherwise.
         trains: whether anything is trained after that.
+        space: what `hfft search` tries unless it is told: arguments with their ranges and lists, as in its file.
         adapter: fields of the PEFT configuration whose adapters are trained beside the trunk, which itself stays as it
             is; ``None`` trains the trunk.
         rate: what the task's learning rate is multiplied by where the user gives none; the head's stays what it is.
@@ -34,18 +35,39 @@ class Strategy:
     trains: bool = True
     adapter: Mapping[str, Any] | None = None
     rate: float = 1.0
+    space: Mapping[str, Any] = field(default_factory=dict)
 
+
+_RATES: Mapping[str, Any] = {
+    "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
+    "head_learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "layer_decay": {"low": 0.5, "high": 1.0},
+}
+_ADAPTER_RATES: Mapping[str, Any] = {
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "head_learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+}
+_HEADS: Mapping[str, Any] = {
+    "head_penalty": {"low": 1e-4, "high": 10.0, "log": True},
+    "pooling": ["model", "mean"],
+}
 
 STRATEGIES = {
     strategy.name: strategy
     for strategy in (
-        Strategy("full", "all layers from the first step", layerwise=True),
+        Strategy(
+            "full",
+            "all layers from the first step",
+            layerwise=True,
+            space={**_RATES, "weight_decay": {"low": 1e-3, "high": 0.3, "log": True}},
+        ),
         Strategy(
             "gradual",
             "a solved head first, then layer by layer from the top",
             layerwise=True,
             gradual=True,
             solved_head=True,
+            space={**_RATES, "pooling": ["model", "mean"]},
         ),
         Strategy(
             "linear-probe",
@@ -53,9 +75,16 @@ STRATEGIES = {
             layerwise=False,
             solved_head=True,
             trains=False,
+            space={**_HEADS, "head_solver": ["logistic", "svm", "ridge"]},
         ),
         # Kumar et al. 2022, arXiv:2202.10054: a head that fits does not distort the features in the first steps
-        Strategy("lp-ft", "a solved head first, then all layers", layerwise=True, solved_head=True),
+        Strategy(
+            "lp-ft",
+            "a solved head first, then all layers",
+            layerwise=True,
+            solved_head=True,
+            space={**_RATES, "pooling": ["model", "mean"]},
+        ),
         # Hu et al. 2022, arXiv:2106.09685
         Strategy(
             "lora",
@@ -64,6 +93,7 @@ STRATEGIES = {
             solved_head=True,
             adapter={"peft_type": "LORA"},
             rate=10.0,
+            space={**_ADAPTER_RATES, "lora_rank": [4, 8, 16, 32]},
         ),
         # Liu et al. 2024, arXiv:2402.09353
         Strategy(
@@ -73,6 +103,7 @@ STRATEGIES = {
             solved_head=True,
             adapter={"peft_type": "LORA", "use_dora": True},
             rate=10.0,
+            space={**_ADAPTER_RATES, "lora_rank": [4, 8, 16, 32]},
         ),
         # Liu et al. 2022, arXiv:2205.05638
         Strategy(
@@ -82,6 +113,7 @@ STRATEGIES = {
             solved_head=True,
             adapter={"peft_type": "IA3", "feedforward_modules": []},
             rate=30.0,
+            space=_ADAPTER_RATES,
         ),
         Strategy(
             "peft",
@@ -90,6 +122,7 @@ STRATEGIES = {
             solved_head=True,
             adapter={},
             rate=10.0,
+            space=_ADAPTER_RATES,
         ),
     )
 }

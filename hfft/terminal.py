@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from hfft.planning import LayerPlan
     from hfft.range_test import LearningRateTest
 
+SOLVED_HEAD = "solved head"
+"""Heading of what a head reaches that was solved on the features of the pretrained trunk."""
+
 
 def is_first_process() -> bool:
     """Say whether this process is the one that speaks and writes; before torch knows of ranks, and after."""
@@ -53,21 +56,22 @@ def progress_bar(console: Console) -> Progress:
 
 
 def print_metrics(console: Console, rows: list[dict[str, Any]], title: str, baseline_name: str) -> None:
-    """Print metrics with their 95 % intervals beside the baseline."""
+    """Print metrics with their 95 % intervals beside the baselines."""
     from rich.table import Table
 
+    baselines = {"baseline": baseline_name, "probe": SOLVED_HEAD}
+    if all(row["probe"] is None for row in rows):
+        del baselines["probe"]
     table = Table(title=title, title_justify="left")
-    for header, justify in (
-        ("metric", "left"),
-        ("value", "right"),
-        ("95 % interval", "center"),
-        (baseline_name, "right"),
-    ):
-        table.add_column(header, justify=justify)  # type: ignore[arg-type]
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="center")
+    for header in baselines.values():
+        table.add_column(header, justify="right")
     for row in rows:
         interval = f"{figure(row['low'])} to {figure(row['high'])}" if row["low"] is not None else ""
-        baseline = figure(row["baseline"]) if row["baseline"] is not None else ""
-        table.add_row(row["name"].replace("_", " "), figure(row["value"]), interval, baseline)
+        beside = ("" if row[name] is None else figure(row[name]) for name in baselines)
+        table.add_row(row["name"].replace("_", " "), figure(row["value"]), interval, *beside)
     console.print(table)
 
 

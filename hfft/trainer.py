@@ -341,15 +341,22 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
 
     def validation_metrics(self) -> dict[str, float]:
         """Return the validation loss and metrics of the checkpoint that ships: the best one, or the last."""
-        evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
-        best = self.state.best_global_step if self.args.load_best_model_at_end else None
-        shipped = [entry for entry in evaluations if entry["step"] == best] or evaluations[-1:]
         return {
             name: value
-            for entry in shipped[:1]
-            for key, value in entry.items()
+            for key, value in (self._shipped() or {}).items()
             if key.startswith("eval_") and (name := key.removeprefix("eval_")) not in _SPEED_METRICS
         }
+
+    def shipped_epoch(self) -> float:
+        """Return the epoch after which the checkpoint was made that ships; 0 is the start itself."""
+        best = self._shipped() if self.args.load_best_model_at_end else None
+        return float(best["epoch"] if best is not None else self.state.epoch or 0.0)
+
+    def _shipped(self) -> dict[str, float] | None:
+        """Return the log's entry of the evaluation of the checkpoint that ships, if it was evaluated."""
+        evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        return next((entry for entry in evaluations if entry["step"] == best), (evaluations or [None])[-1])
 
 
 def objective_of(model: Any) -> Objective | None:

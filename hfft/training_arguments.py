@@ -48,9 +48,10 @@ REPLACED = {
     "auto_find_batch_size": "use auto_batch_size, which keeps the examples of a step and does not begin the run anew",
 }
 
-_RANGES: dict[str, dict[str, Any]] = {
+RANGES: dict[str, dict[str, Any]] = {
     "learning_rate": {"low": 0, "low_included": False},
     "head_learning_rate": {"low": 0, "low_included": False},
+    "head_penalty": {"low": 0, "low_included": False},
     "layer_decay": {"low": 0, "high": 1, "low_included": False},
     "weight_decay": {"low": 0},
     "num_train_epochs": {"low": 0, "low_included": False},
@@ -109,6 +110,13 @@ class FineTuningArguments(TrainingArguments):
         metadata={
             "help": "How a head is solved: logistic (regression), svm, ridge or prototypes (default: logistic, and "
             "ridge for numbers)."
+        },
+    )
+    head_penalty: float | None = field(
+        default=None,
+        metadata={
+            "help": "Penalty on the squared weights of a solved head, on features scaled to a mean squared norm of 1 "
+            "(default: chosen by cross-validation on the training split)."
         },
     )
     layer_decay: float = field(
@@ -336,7 +344,7 @@ class FineTuningArguments(TrainingArguments):
     ]
 
     def __post_init__(self) -> None:
-        for name, bounds in _RANGES.items():
+        for name, bounds in RANGES.items():
             require_range(self, name, **bounds)
         for f in dataclasses.fields(self):
             if isinstance(getattr(self, f.name), float):
@@ -351,6 +359,8 @@ class FineTuningArguments(TrainingArguments):
         require_choice(self, "calibration", CALIBRATIONS)
         if self.head_start == "random" and not strategy.trains:
             raise UserError(f"head_start random has no place in the strategy '{strategy.name}', which trains no head.")
+        if self.head_penalty is not None and not self.starts_solved:
+            raise UserError("head_penalty has no place where the head starts at random: it is that of a solved one.")
         if self.epochs_per_group is not None and not strategy.gradual:
             raise UserError(f"epochs_per_group has no place in the strategy '{strategy.name}': it belongs to gradual.")
         if self.resume and self.overwrite:

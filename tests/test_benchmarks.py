@@ -32,6 +32,19 @@ def test_the_input_pipelines_are_measured_beside_each_other(image_folder: Path, 
 
 
 @pytest.mark.sweep
+def test_fifty_trials_need_no_more_memory_than_five(tmp_path: Path):
+    pytest.importorskip("optuna")
+    script = ROOT / "examples" / "benchmarks" / "search_memory.py"
+    command = [sys.executable, str(script), "--trials", "50", "--output", str(tmp_path / "memory.json")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "memory.json").read_text())
+    assert len(told["megabytes"]) == 50
+    assert told["growth"] <= 0.05
+    assert "trial  50" in done.stdout
+
+
+@pytest.mark.sweep
 def test_ranks_are_measured_beside_threads(tmp_path: Path):
     sizes = ["--batch_size", "4", "--steps", "1", "--layers", "1", "--width", "12", "--image_size", "32"]
     script = ROOT / "examples" / "benchmarks" / "cpu_ranks.py"

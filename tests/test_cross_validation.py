@@ -90,7 +90,7 @@ def test_the_mean_over_the_folds_has_the_interval_of_nadeau_and_bengio(result):
     assert result.metrics["crossval_log_loss"] == pytest.approx(np.mean(values))
     half = t.ppf(0.975, 2) * np.sqrt((1 / 3 + 10 / 20) * np.var(values, ddof=1))
     low, high = (result.metrics[f"crossval_log_loss_ci_{end}"] for end in ("low", "high"))
-    assert (low, high) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
+    assert (low, high) == pytest.approx((max(0.0, np.mean(values) - half), np.mean(values) + half))
     baselines = [fold["baseline_test_log_loss"] for fold in result.folds]
     assert result.metrics["baseline_crossval_log_loss"] == pytest.approx(np.mean(baselines))
     told = json.loads((Path(result.output_dir) / "crossval.json").read_text())
@@ -104,6 +104,30 @@ def test_the_interval_is_wider_than_that_of_independent_values():
     low, high = nadeau_bengio_interval(values, 0.25)
     independent = t.interval(0.95, 4, loc=np.mean(values), scale=np.std(values, ddof=1) / 5**0.5)
     assert high - low == pytest.approx(np.sqrt((1 / 5 + 0.25) / (1 / 5)) * (independent[1] - independent[0]))
+
+
+def test_an_interval_ends_where_the_metric_does():
+    values = [1.0, 1.0, 0.9]
+    low, high = nadeau_bengio_interval(values, 0.5)
+    assert high > 1
+    assert nadeau_bengio_interval(values, 0.5, (0.0, 1.0)) == (low, 1.0)
+    low, high = nadeau_bengio_interval([0.0, 0.0, 0.4], 0.5)
+    assert low < 0
+    assert nadeau_bengio_interval([0.0, 0.0, 0.4], 0.5, (0.0, np.inf)) == (0.0, high)
+    assert nadeau_bengio_interval([1.0, 1.0, 1.0], 0.5, (0.0, 1.0)) is None  # it would claim certainty
+
+
+def test_no_interval_leaves_the_range_of_its_metric(settings, tmp_path):
+    rows = make_sentences(18, 1)
+    rows[0] = (rows[0][0], rows[1][1])  # one label is wrong: most folds are all right, and one cannot be
+    write_csv(tmp_path / "train.csv", rows)
+    own = {**settings, "data": str(tmp_path / "train.csv"), "output_dir": str(tmp_path / "out")}
+    found = {row["name"]: row for row in hfft.cross_validate(**own, folds=6).rows()}
+    shares = [row for name, row in found.items() if name not in ("log_loss", "brier_score")]
+    ends = [(row["low"], row["high"]) for row in shares if row["low"] is not None]
+    assert all(0 <= low <= high <= 1 for low, high in ends)
+    assert any(high == 1 for _, high in ends)
+    assert found["log_loss"]["low"] >= 0
 
 
 def test_models_of_folds_are_left_out_unless_they_are_wanted(result, settings, tmp_path):
@@ -120,7 +144,7 @@ def test_a_model_of_a_fold_is_not_tested_on_what_it_was_trained_on(settings, tmp
     write_csv(tmp_path / "train.csv", make_sentences(18, 1))
     own = {**settings, "data": str(tmp_path / "train.csv"), "hub_token": "hf_secret"}
     kept = hfft.cross_validate(**own, output_dir=str(tmp_path / "out"), folds=2, keep_models=True)
-    with pytest.raises(UserError, match="of one fold of a cross-validation"):
+    with pytest.raises(UserError, match="part of a cross-validation"):
         hfft.evaluate(f"{kept.output_dir}/folds/fold-1", own["data"])
     assert not [path for path in Path(kept.output_dir).rglob("*.yaml") if "hf_secret" in path.read_text()]
 

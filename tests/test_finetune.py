@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,40 +81,6 @@ def test_metrics_file_is_the_flat_result_and_predictions_agree_with_it(text_run)
     assert table["input"] == [text for text, _ in make_sentences(15, 2)]
     total = sum(np.array(table[f"probability_{name}"]) for name in sorted(WORDS))
     np.testing.assert_allclose(total, 1, atol=1e-6)
-
-
-@pytest.mark.parametrize("run", ["text_run", "image_run"])
-def test_pipeline_loads_it_without_hfft_and_predicts_the_same(run, request, tmp_path: Path):
-    result = request.getfixturevalue(run)
-    folder = Path(result.output_dir)
-    inputs = Dataset.from_parquet(str(folder / "predictions.parquet"), keep_in_memory=True)["input"]
-    if run == "text_run":
-        source = write_csv(tmp_path / "new.csv", [(text,) for text in inputs], ("text",))
-    else:
-        source = Path(result.record.settings["data"]) / "test"
-    predictions = hfft.predict(str(folder), source, tmp_path / "predictions.csv")
-    script = """
-import json, sys
-class Refuse:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] == "hfft":
-            raise ImportError("hfft must not be needed")
-sys.meta_path.insert(0, Refuse())
-from transformers import pipeline
-task, folder, inputs = json.loads(sys.stdin.read())
-print(json.dumps(pipeline(task, model=folder, device="cpu")(inputs, top_k=None)))
-"""
-    asked = json.dumps([result.record.task, str(folder), list(predictions["input"])])
-    answer = subprocess.run(
-        [sys.executable, "-c", script], input=asked, capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    rows = json.loads(answer.stdout.splitlines()[-1])
-    assert len(rows) == len(predictions) > 0
-    for row, prediction in zip(rows, predictions, strict=True):
-        assert row[0]["label"] == prediction["predicted"]
-        for entry in row:
-            assert entry["score"] == pytest.approx(prediction[f"probability_{entry['label']}"], abs=1e-5)
-    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == len(predictions) + 1
 
 
 def test_evaluate_gives_the_metrics_of_the_run(text_run, text_folder: Path):
@@ -464,6 +428,8 @@ def test_gradual_unfreezing_through_the_front_door(tiny_bert, text_folder, tmp_p
     [
         ({"epochs_per_group": 1.0}, "belongs to gradual"),
         ({"strategy": "gradual", "epochs_per_group": -1.0}, "epochs_per_group must be"),
+        ({"head_penalty": 1.0}, "head_penalty has no place where the head starts at random"),
+        ({"strategy": "lp-ft", "head_penalty": 0.0}, "head_penalty must be more than 0"),
         ({"freeze": ["nothing_of_the_kind"]}, "no layer group"),
         ({"lr_multipliers": {"nothing": 2}}, "matches no parameter"),
         ({"lr_scheduler_type": "one_cycle", "lr_scheduler_kwargs": {"pct": 1}}, "pct_start"),

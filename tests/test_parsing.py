@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hfft.errors import UserError
+from hfft.evidence import Evidence
 from hfft.parsing import read_yaml, split_settings, train_parser, training_arguments
 from hfft.record import RunRecord
 
@@ -229,7 +230,7 @@ def test_run_file_reads_back_as_it_was(tmp_path: Path):
         "freeze_batch_norm": True,
         "metrics": ["f1:average=macro", "my metric.py"],
     }
-    RunRecord(settings, "text-classification", [], {}).write_run_file(tmp_path)
+    RunRecord(settings, "text-classification", [], {}, Evidence.of_test(1)).write_run_file(tmp_path)
     assert read_yaml(tmp_path / "run.yaml") == settings
 
 

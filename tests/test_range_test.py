@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 import hfft
@@ -91,6 +92,12 @@ def test_all_layers_train_also_with_gradual_unfreezing(settings, seen):
     hfft.lr_find(**settings, steps=10, strategy="gradual", epochs_per_group=5.0)
     assert all(min(step["rates"].values()) > 0 for step in seen)
     assert not any(step["frozen"] for step in seen)
+
+
+def test_adapters_are_what_a_test_of_adapters_trains(settings, seen):
+    hfft.lr_find(**settings, steps=10, strategy="lora", lora_rank=2)
+    trunk = transformers.AutoModel.from_pretrained(settings["model"], add_pooling_layer=False)
+    assert all(sum(p.numel() for p in step["frozen"]) >= trunk.num_parameters() for step in seen)
 
 
 def test_the_suggestion_is_a_tenth_of_the_rate_with_the_least_loss():

@@ -4,7 +4,7 @@ import pytest
 
 from hfft.terminal import MOST_CLASSES, make_console, print_metrics, print_per_class
 
-ROWS = [{"name": "accuracy", "value": 0.91234, "low": 0.85, "high": 0.95, "baseline": 0.5}]
+ROWS = [{"name": "accuracy", "value": 0.91234, "low": 0.85, "high": 0.95, "baseline": 0.5, "probe": None}]
 
 
 def test_brackets_in_names_are_shown_as_they_are(capsys):

@@ -12,12 +12,13 @@ from hfft.commands.looking import (
     runs_command,
     tasks_command,
 )
-from hfft.commands.training import crossval_command, lr_find_command, train_command
+from hfft.commands.training import crossval_command, lr_find_command, search_command, train_command
 from hfft.commands.using import evaluate_command, export_command, predict_command, push_command
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train_command,
     "crossval": crossval_command,
+    "search": search_command,
     "lr-find": lr_find_command,
     "evaluate": evaluate_command,
     "predict": predict_command,

@@ -31,7 +31,8 @@ def check_command(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=count, help="Of the splits that are drawn (default: that of a run).")
     parser.add_argument("--model", help="Also compare the inputs with what this model reads; weights are not needed.")
     parser.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
-    parser.add_argument("--max_length", type=positive_number, help="As for `hfft train`.")
+    for name in ("max_length", "image_size"):
+        parser.add_argument(f"--{name}", type=positive_number, help="As for `hfft train`.")
     parser.add_argument("--output", metavar="F.json", help="Also write the findings to this file.")
     given = parse(parser, argv)
     output = given.pop("output", None)
@@ -104,6 +105,7 @@ def layers_command(argv: Sequence[str]) -> int:
     parser.add_argument("--strategy", help="As for `hfft train`.")
     for name in ("learning_rate", "head_learning_rate", "layer_decay", "epochs_per_group"):
         parser.add_argument(f"--{name}", type=float, help="As for `hfft train`.")
+    parser.add_argument("--image_size", type=positive_number, help="As for `hfft train`.")
     for name in ("lora_rank", "adapter_config", "adapter_layers"):
         parser.add_argument(f"--{name}", type=count if name == "lora_rank" else str, help="As for `hfft train`.")
     for name in ("freeze", "layer_patterns", "adapter_targets"):

@@ -30,6 +30,18 @@ def crossval_command(argv: Sequence[str]) -> int:
     return DONE
 
 
+def search_command(argv: Sequence[str]) -> int:
+    """Find the arguments that fine-tune best on the validation split, and train and test with them."""
+    from hfft.arguments import SearchArguments
+
+    settings = run_settings("search", search_command.__doc__, argv, SearchArguments)
+    if settings is not None:
+        from hfft.searching import search
+
+        search(**settings)
+    return DONE
+
+
 def lr_find_command(argv: Sequence[str]) -> int:
     """Find a learning rate: a few steps at rising ones, on the training examples."""
     from hfft.arguments import RangeTestArguments

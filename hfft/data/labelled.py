@@ -47,7 +47,8 @@ class LabelledData:
         columns: role -> column of the table that it was read from; empty where the examples are files.
         group_column: the column of the groups that drawn splits keep whole.
         inspected: what was seen of the rows of each split, as they stand in it.
-        pool: where ``train`` is one of several draws, what they are drawn from: its features are computed once.
+        pool: where ``train`` and ``test`` are one of several draws, what they are drawn from: its features are computed
+            once.
     """
 
     splits: dict[str, Dataset]

@@ -69,7 +69,9 @@ def bootstrap_intervals(
     return intervals
 
 
-def nadeau_bengio_interval(values: Sequence[float], ratio: float) -> tuple[float, float]:
+def nadeau_bengio_interval(
+    values: Sequence[float], ratio: float, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> Interval | None:
     """Return the 95 % interval of a mean over folds, which share training examples and so are not independent.
 
     The variance of the mean is (1 / J + test / train) times that of the J values; Student's t with J - 1 degrees of
@@ -78,12 +80,18 @@ def nadeau_bengio_interval(values: Sequence[float], ratio: float) -> tuple[float
     Args:
         values: of a metric, one for each fold.
         ratio: test examples over training examples of a fold.
+        bounds: the least and the greatest value that the metric can have; the interval ends there.
+
+    Returns:
+        ``None`` where all values are the same: such an interval would claim certainty.
     """
     count = len(values)
+    if np.ptp(values) == 0:
+        return None
     spread = (1 / count + ratio) * float(np.var(values, ddof=1))
     half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread**0.5
     mean = float(np.mean(values))
-    return mean - half, mean + half
+    return max(mean - half, bounds[0]), min(mean + half, bounds[1])
 
 
 def wilson_interval(hits: np.ndarray) -> Interval:

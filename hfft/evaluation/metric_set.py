@@ -19,7 +19,7 @@ from hfft.evaluation.intervals import (
     logit_interval,
     wilson_interval,
 )
-from hfft.evaluation.metrics import Metric
+from hfft.evaluation.metrics import Metric, Range
 from hfft.evaluation.ranking import Influence
 from hfft.evaluation.rare_classes import FEW_ROWS, RateMetric, shrunken_intervals
 
@@ -41,6 +41,7 @@ class MetricSet:
     Attributes:
         functions: name -> (labels, outputs) -> value; NaN where the metric has no value for such rows.
         weighted: the same metrics as functions of row weights, for the bootstrap.
+        ranges: name -> the least and the greatest value that the metric can have.
         shares: metrics that are the share of rows with something.
         influences: metrics of rankings, with the influence of each row.
         rates: metrics of hits, rows and predictions of each class, where each row has one.
@@ -53,6 +54,7 @@ class MetricSet:
 
     functions: Mapping[str, Metric]
     weighted: Mapping[str, WeightedMetric]
+    ranges: Mapping[str, Range]
     shares: Mapping[str, RowShare] = field(default_factory=dict)
     influences: Mapping[str, Influence] = field(default_factory=dict)
     rates: Mapping[str, RateMetric] = field(default_factory=dict)

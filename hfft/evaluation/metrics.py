@@ -6,6 +6,7 @@ Each metric is a function ``(labels, probabilities) -> float`` of class indices 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -112,6 +113,20 @@ METRICS: Mapping[str, Metric] = {
     "brier_score": brier_score,
     "expected_calibration_error": expected_calibration_error,
 }
+
+Range = tuple[float, float]
+
+SHARE: Range = (0.0, 1.0)
+AT_LEAST_0: Range = (0.0, math.inf)
+AT_MOST_1: Range = (-math.inf, 1.0)
+CORRELATION: Range = (-1.0, 1.0)
+
+RANGES: Mapping[str, Range] = {
+    **dict.fromkeys(METRICS, SHARE),
+    "log_loss": AT_LEAST_0,
+    "brier_score": (0.0, 2.0),
+}
+"""The least and the greatest value that each of :data:`METRICS` can have."""
 
 LOWER_IS_BETTER = frozenset(
     {

@@ -15,7 +15,7 @@ from hfft.evaluation import ranking
 from hfft.evaluation.calibration import expected_calibration_error
 from hfft.evaluation.intervals import WeightedMetric
 from hfft.evaluation.metric_set import BIASED_UPWARDS, MetricSet, mean_of, weighted_counts
-from hfft.evaluation.metrics import Metric, clip_probabilities
+from hfft.evaluation.metrics import AT_LEAST_0, SHARE, Metric, clip_probabilities
 
 UNTUNED = 0.5
 
@@ -33,6 +33,7 @@ def multi_label_metrics(thresholds: np.ndarray) -> MetricSet:
     return MetricSet(
         {**functions, **PROBABILITY_METRICS},
         {**weighted, "log_loss": mean_of(_log_losses), "brier_score": mean_of(_squared_distances)},
+        {**dict.fromkeys((*functions, *PROBABILITY_METRICS), SHARE), "log_loss": AT_LEAST_0},
         shares={"subset_accuracy": partial(right_rows, thresholds)},
         influences={
             "mean_average_precision": ranking.mean_average_precision_influence,

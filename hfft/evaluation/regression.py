@@ -10,7 +10,7 @@ import scipy.stats
 
 from hfft.evaluation.intervals import WeightedMetric
 from hfft.evaluation.metric_set import MetricSet
-from hfft.evaluation.metrics import Metric
+from hfft.evaluation.metrics import AT_LEAST_0, AT_MOST_1, CORRELATION, Metric
 
 
 def rmse(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -141,6 +141,11 @@ WEIGHTED: Mapping[str, WeightedMetric] = {
 REGRESSION_METRICS = MetricSet(
     FUNCTIONS,
     WEIGHTED,
+    {
+        **dict.fromkeys(("rmse", "mae", "mse", "median_absolute_error"), AT_LEAST_0),
+        "r2": AT_MOST_1,
+        **dict.fromkeys(("pearson", "spearman"), CORRELATION),
+    },
     percentile=frozenset({"median_absolute_error"}),  # jumps from row to row: the jackknife tells nothing of it
     headlines=("rmse", "mae", "r2", "spearman"),
 )

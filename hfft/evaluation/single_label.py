@@ -10,7 +10,7 @@ import scipy.sparse
 from hfft.evaluation import ranking
 from hfft.evaluation.intervals import WeightedMetric
 from hfft.evaluation.metric_set import BIASED_UPWARDS, MetricSet, mean_of
-from hfft.evaluation.metrics import METRICS, TOP, clip_probabilities, in_top, one_hot, squared_distances
+from hfft.evaluation.metrics import METRICS, RANGES, TOP, clip_probabilities, in_top, one_hot, squared_distances
 
 
 def single_label_metrics(classes: int) -> MetricSet:
@@ -19,6 +19,7 @@ def single_label_metrics(classes: int) -> MetricSet:
     return MetricSet(
         {name: function for name, function in METRICS.items() if name not in left_out},
         WEIGHTED_METRICS,
+        RANGES,
         shares={n: s for n, s in (("accuracy", right_rows), ("top_5_accuracy", in_top)) if n not in left_out},
         influences={"macro_auroc": _macro_auroc_influence, "mean_average_precision": _mean_average_precision_influence},
         rates={"balanced_accuracy": balanced_accuracy_of, "macro_f1": macro_f1_of},

@@ -47,7 +47,11 @@ def interval_notes(metrics: MetricSet, labels: np.ndarray, rows: Sequence[Mappin
 
 
 def metric_rows(metrics: Mapping[str, float], names: Sequence[str], prefix: str) -> list[dict[str, Any]]:
-    """Return ``name``, ``value``, ``low``, ``high`` and ``baseline`` of every metric; ``None`` where there is none."""
+    """Return ``name``, ``value``, ``low``, ``high``, ``baseline`` and ``probe`` of every metric.
+
+    The last two are the values of the baseline that looks at no input and of the solved head; ``None`` where there is
+    none.
+    """
     return [
         {
             "name": name,
@@ -55,6 +59,7 @@ def metric_rows(metrics: Mapping[str, float], names: Sequence[str], prefix: str)
             "low": metrics.get(f"{prefix}_{name}_ci_low"),
             "high": metrics.get(f"{prefix}_{name}_ci_high"),
             "baseline": metrics.get(f"baseline_{prefix}_{name}"),
+            "probe": metrics.get(f"baseline_probe_{prefix}_{name}"),
         }
         for name in names
         if f"{prefix}_{name}" in metrics

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from hfft.caching import Cache, content_key
 from hfft.data.inspecting import Track
+from hfft.dropout import is_for_training, without_rates
 from hfft.errors import UserError
 from hfft.features.readout import Readout
 from hfft.precision import FP32, autocast_on
@@ -30,6 +31,11 @@ _FORMAT = 1
 # picture in batches of 16 and 10 ms in batches of 64.
 _PICTURES_ON_CPU = 16
 _TOKENS_ON_CPU = 1024
+
+# Of a configuration: the classes, and what the Trainer turns off of a decoder, which is for generating alone.
+_NO_FEATURE_DEPENDS_ON = frozenset(
+    {"id2label", "label2id", "num_labels", "num_classes", "problem_type", "_name_or_path", "use_cache"}
+)
 
 Share = tuple[int, int]
 """(which one, of how many) processes that compute together."""
@@ -191,7 +197,8 @@ def model_key(model: Any, without: Sequence[str], *more: str) -> str:
     """Return a digest of what turns inputs into features.
 
     Args:
-        model: its parameters and buffers count, and its configuration but for the classes.
+        model: its parameters and buffers count, and what of its configuration features depend on: neither dropout nor
+            stochastic depth, which are off.
         without: names of parameters that come behind the features.
         more: whatever else, such as the encoder's key.
     """
@@ -203,11 +210,9 @@ def model_key(model: Any, without: Sequence[str], *more: str) -> str:
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data if tensor.ndim else b"")
             digest.update(repr(tensor.item()).encode() if not tensor.ndim else b"")
     for name, module in model.named_modules():  # some that have no weights make a difference all the same
-        digest.update(f"{name} {type(module).__qualname__}".encode())
-    config = {
-        name: value
-        for name, value in model.config.to_dict().items()
-        if name not in ("id2label", "label2id", "num_labels", "num_classes", "problem_type", "_name_or_path")
-    }
+        if not is_for_training(module):
+            digest.update(f"{name} {type(module).__qualname__}".encode())
+    settings = without_rates(model.config.to_dict())
+    config = {name: value for name, value in settings.items() if name not in _NO_FEATURE_DEPENDS_ON}
     told = json.dumps(config, sort_keys=True, default=str)
     return content_key(digest.digest(), type(model).__name__, told, *more)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hfft.features.heads import (
+    ACTIVATIONS,
     Classifier,
     HiddenLayer,
     LinearHead,
@@ -71,6 +72,15 @@ class Readout:
                 yield features
         finally:
             model.train(was_training)
+
+    @torch.no_grad()
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (examples, outputs) what the head makes of (examples, width) features as it now is."""
+        layer = self.classifier.layer
+        values = features.to(layer.weight.dtype)
+        if self.hidden is not None:
+            values = ACTIVATIONS[self.hidden.activation](self.hidden.dense(values))
+        return nn.functional.linear(values, layer.weight.flatten(1), layer.bias)
 
     def install(self, solve: Solve, features: torch.Tensor) -> LinearHead:
         """Solve a head on (examples, width) features, and put it into the model."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hfft.arrays import column_values
 from hfft.caching import Cache, content_key
 from hfft.data.inspecting import Track
 from hfft.data.labelled import LabelledData
@@ -31,6 +32,10 @@ AUTO = "auto"
 
 _COMPARED = 1000  # examples that decide between poolings: where they do not tell them apart it does not matter
 
+_MOST_CONTENTS = 4
+_contents: dict[tuple[str, str], list[str]] = {}
+"""The digests of the splits that were read last, which the trials of a search ask for again and again."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -39,11 +44,13 @@ class Start:
     Attributes:
         pooling: how the head reads the trunk.
         head: the solution that the head was given, or ``None`` where it was left as it was drawn.
+        readout: where such a head reads, likewise.
         notes: a sentence each.
     """
 
     pooling: str
     head: LinearHead | None
+    readout: Readout | None
     notes: list[str]
 
 
@@ -125,7 +132,13 @@ class Features:
         """Return a digest of each example, or ``None`` where the encoder cannot tell what it depends on."""
         if not isinstance(self._encoder, StagedEncoder) or self._encoder.key is None or self._cache is None:
             return None
-        return [content_key(self._encoder.content(example)) for example in split]
+        known = (split._fingerprint, self._encoder.key)
+        if known not in _contents:
+            found = [content_key(self._encoder.content(example)) for example in split]
+            while len(_contents) >= _MOST_CONTENTS:
+                del _contents[next(iter(_contents))]
+            _contents[known] = found
+        return _contents[known]
 
 
 def choose_pooling(
@@ -176,6 +189,7 @@ def start_from(
     solved_head: bool,
     pooling: str = AUTO,
     solver: str = AUTO,
+    penalty: float | None = None,
     seed: int = 0,
     cache: Cache | None = None,
     batch_size: int = 64,
@@ -209,7 +223,7 @@ def start_from(
             chosen, notes = choose_pooling(
                 task, model, MODEL if pooling == AUTO else pooling, features, data.target, labels, seed
             )
-            return Start(chosen, None, notes)
+            return Start(chosen, None, None, notes)
         chosen, notes = choose_pooling(task, model, pooling, features, data.target, labels, seed)
         source = features()
         readout = source.readout()
@@ -220,6 +234,7 @@ def start_from(
                 labels,
                 classes=len(data.target.output_names),
                 solver=data.target.head_solver if solver == AUTO else solver,
+                strength=penalty,
                 groups=groups,
                 seed=seed,
                 intercept=readout.classifier.has_bias,
@@ -229,13 +244,13 @@ def start_from(
         copy_from_first_process(model.get_parameter(name) for name in readout.behind)
     finally:
         model.to(home)
-    return Start(chosen, head, [*notes, _told(head)])
+    return Start(chosen, head, readout, [*notes, _told(head)])
 
 
 def rows_in(split: Any, pool: Any) -> np.ndarray:
     """Return where the examples of a split stand in what it was drawn from, (rows,)."""
-    place = {reference: row for row, reference in enumerate(pool[REFERENCE])}
-    return np.array([place[reference] for reference in split[REFERENCE]], dtype=np.int64)
+    place = {reference: row for row, reference in enumerate(column_values(pool, REFERENCE).tolist())}
+    return np.array([place[reference] for reference in column_values(split, REFERENCE).tolist()], dtype=np.int64)
 
 
 def _told(head: LinearHead) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import math
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hfft.data.hub import hub_parts
 from hfft.paths import last_part
-from hfft.record import CARD_FILE, PLACEHOLDER, REPORT_FILE, RUN_FILE, RunRecord
+from hfft.record import CARD_FILE, PLACEHOLDER, REPORT_FILE, RunRecord
 from hfft.report.view import view_of
-from hfft.terminal import figure
+from hfft.terminal import SOLVED_HEAD, figure
 
 _NO_RECIPE = ("model", "data", "output_dir", "cache_dir", "task", "logging_dir", "run_name", "project")
 
@@ -37,7 +36,7 @@ def write_card(record: RunRecord, folder: Path) -> Path:
 
 
 def card_metadata(record: RunRecord) -> dict[str, Any]:
-    """Return the card's metadata: licence, task, base model, data and test metrics as a model index."""
+    """Return the card's metadata: licence, task, base model, data and metrics as a model index."""
     from huggingface_hub import EvalResult, ModelCardData
 
     base, model, data = record.base, str(record.settings.get("model")), record.settings.get("data")
@@ -51,9 +50,9 @@ def card_metadata(record: RunRecord) -> dict[str, Any]:
             dataset_name=data_name,
             dataset_config=hub_data["config"] if hub_data else None,
             dataset_revision=hub_data["revision"] if hub_data else None,
-            dataset_split="test",
+            dataset_split=record.evidence.split,
             metric_type=row["name"],
-            metric_name=_with_interval(row),
+            metric_name=_with_interval(row, record.evidence.measured),
             metric_value=float(row["value"]),
         )
         for row in rows
@@ -74,9 +73,9 @@ def card_metadata(record: RunRecord) -> dict[str, Any]:
     ).to_dict()
 
 
-def _with_interval(row: dict[str, Any]) -> str:
+def _with_interval(row: dict[str, Any], measured: str) -> str:
     """Name a metric as the Hub shows it; its metadata have no field for an interval."""
-    name = row["name"].replace("_", " ")
+    name = row["name"].replace("_", " ") + measured
     if row["low"] is None or not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
         return name
     return f"{name} (95 % interval {figure(row['low'], 4)} to {figure(row['high'], 4)})"
@@ -97,6 +96,7 @@ def _render(template: str, record: RunRecord, *, autoescape: bool) -> str:
         record=record,
         view=view_of(record),
         rows=record.rows(),
+        solved_head=SOLVED_HEAD if any(row["probe"] is not None for row in record.rows()) else None,
         title=_title(record),
         target=record.target,
         counted=list(next(iter(record.counts.values()))),
@@ -108,7 +108,7 @@ def _render(template: str, record: RunRecord, *, autoescape: bool) -> str:
         placeholder=PLACEHOLDER,
         epochs=_epochs(record.history),
         run_yaml=yaml.safe_dump(record.settings, sort_keys=False, allow_unicode=True),
-        command=f"hfft train --config {shlex.quote(RUN_FILE)} --output_dir ANOTHER_FOLDER",
+        evidence=record.evidence,
     )
 
 

@@ -30,6 +30,7 @@ class ReportView:
         rates: chart of the learning rate of each layer group over the epochs.
         distances: chart of how far the groups have moved.
         per_class, confusion, confusions, reliability, coverage: what stands behind the test metrics.
+        search_history, search_importances: the values of the trials that settings were found by, and what mattered.
         solved_head: a sentence on the head that training started from.
         has_validation: whether there are validation metrics.
     """
@@ -46,6 +47,8 @@ class ReportView:
     confusions: list[dict[str, Any]] = field(default_factory=list)
     reliability: Markup = field(default_factory=Markup)
     coverage: Markup = field(default_factory=Markup)
+    search_history: Markup = field(default_factory=Markup)
+    search_importances: Markup = field(default_factory=Markup)
     solved_head: str = ""
     has_validation: bool = False
 
@@ -63,10 +66,13 @@ def view_of(record: RunRecord) -> ReportView:
     if details.get("accuracy_at_coverage"):
         points = [(point["coverage"], point["accuracy"]) for point in details["accuracy_at_coverage"]]
         view.coverage = line_chart([Line("accuracy", points)], x_label="share that is answered", y_label="accuracy")
+    if record.search:
+        _search(view, record.search)
     view.has_validation = any(f"validation_{name}" in record.metrics for name in record.metric_names)
     told = {
         "Metrics": not view.running,
         "Training": bool(view.curves or view.rates or record.layers),
+        "Search": bool(record.search),
         "Classes": bool(view.per_class),
         "Confidence": bool(view.reliability or view.coverage),
         "Mistakes": bool(record.mistakes),
@@ -103,6 +109,19 @@ def _training(view: ReportView, record: RunRecord) -> None:
     if record.distances:
         items = [(each["name"], each["distance"], f"{each['distance']:.3g}") for each in reversed(record.distances)]
         view.distances = bar_chart(items, title="Relative distance from the pretrained weights")
+
+
+def _search(view: ReportView, search: dict[str, Any]) -> None:
+    trials = _thinned(search["history"], _MOST_POINTS)
+    if len(trials) > 1:
+        lines = [
+            Line("trial", [(number, value) for number, value, _ in trials]),
+            Line("best so far", [(number, best) for number, _, best in trials]),
+        ]
+        view.search_history = line_chart(lines, x_label="trial", y_label=_words(search["metric"]))
+    if search["importances"]:
+        items = [(_words(name), share, f"{share:.0%}") for name, share in search["importances"].items()]
+        view.search_importances = bar_chart(items, title="Share in how the values of the trials differ")
 
 
 def _rates(history: list[dict[str, float]]) -> Markup:

@@ -141,15 +141,15 @@ class MultiLabel(Target):
         return dict(zip(self.output_names, labels.sum(axis=0).tolist(), strict=True))
 
     def finish(self, model: PreTrainedModel, predict: Predict | None) -> tuple[Self, str | None]:
-        """Tune the thresholds on the validation split, and keep them in the model's configuration."""
+        """Tune the thresholds on examples held out of training, and keep them in the model's configuration."""
         tuned, told = self, None
         if predict is not None:
             labels, probabilities = predict()
             tuned = replace(self, thresholds=best_thresholds(labels, probabilities).tolist())
             before, after = (t.metrics.functions["macro_f1"](labels, probabilities) for t in (self, tuned))
             told = (
-                "the threshold of each class is the one with the best F1 on the validation split: macro F1 there is "
-                f"{after:.3f}, with thresholds of {UNTUNED} {before:.3f}."
+                "the threshold of each class is the one with the best F1 on examples held out of training: macro F1 "
+                f"there is {after:.3f}, with thresholds of {UNTUNED} {before:.3f}."
             )
         setattr(model.config, THRESHOLDS, tuned.thresholds)
         return tuned, told

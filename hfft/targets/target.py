@@ -30,7 +30,7 @@ MEAN, SCALE = "target_mean", "target_scale"
 """Where the configuration of a checkpoint in mid-training keeps what its numbers are to be scaled with."""
 
 Predict = Callable[[], tuple[np.ndarray, np.ndarray]]
-"""Gives array labels and outputs of the validation split."""
+"""Gives array labels and outputs of examples held out of training: the validation split, where there is one."""
 
 
 class Target(ABC):
@@ -181,7 +181,7 @@ class Target(ABC):
 
         Args:
             model: the trained model, of which every rank has its own.
-            predict: gives labels and outputs of the validation split; ``None`` where there is none.
+            predict: gives labels and outputs of examples held out of training; ``None`` where there are none.
 
         Returns:
             the target of the finished model, and what was settled, as a sentence.

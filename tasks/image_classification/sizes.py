@@ -60,7 +60,9 @@ def _shorter_side(image: Any) -> int:
 
 
 def _input_size(arguments: ModelArguments) -> int | None:
-    """Return the shorter side that the checkpoint's own preprocessing makes, in pixels."""
+    """Return the shorter side that the preprocessing makes, in pixels: as asked for, or the checkpoint's own."""
+    if arguments.image_size is not None:
+        return arguments.image_size
     for name in ("preprocessor_config.json", "processor_config.json", "config.json"):
         settings = model_settings(arguments, name)
         settings = settings.get("image_processor") or settings

@@ -68,20 +68,32 @@ class ImageClassification(Task):
     def load(
         self, arguments: ModelArguments, config: PretrainedConfig, target: Target | None
     ) -> tuple[PreTrainedModel, Any]:
-        """Load model and image processor."""
+        """Load model and image processor, of another size where ``image_size`` says so."""
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
         with reading(f"'{arguments.model}' has no image preprocessing"):
             processor = AutoImageProcessor.from_pretrained(
                 arguments.model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code
             )
-        return load_classifier(AutoModelForImageClassification, arguments, config, target), processor
+        model = load_classifier(AutoModelForImageClassification, arguments, config, target)
+        if arguments.image_size is None:
+            return model, processor
+        from .resizing import resized_model, resized_processor
+
+        with reading(f"the image preprocessing of '{arguments.model}' has no other size"):
+            processor = resized_processor(processor, arguments.image_size)
+        return resized_model(model, arguments.image_size), processor
 
     def architecture(self, arguments: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:
-        """Build the model of the configuration."""
+        """Build the model of the configuration, and for another size with random weights: they are tried out."""
         from transformers import AutoModelForImageClassification
 
-        return build_without_weights(AutoModelForImageClassification, arguments, config)
+        if arguments.image_size is None:
+            return build_without_weights(AutoModelForImageClassification, arguments, config)
+        from .resizing import resized_model
+
+        model = build_without_weights(AutoModelForImageClassification, arguments, config, device="cpu")
+        return resized_model(model, arguments.image_size)
 
     def encoder(self, processor: Any, *, training: bool, augment: str = "none") -> Encoder:
         """Pictures become ``pixel_values``, (3, height, width) each."""

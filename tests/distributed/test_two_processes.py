@@ -9,6 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
+import torch
+from safetensors.torch import load_file
+
 
 def launch(argv: list[str], folder: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
@@ -30,3 +34,23 @@ def test_the_command_line_trains_on_two_processes_with_one_voice(tiny_bert, text
     assert len(list(out.glob("runs/*/*.tfevents.*.0"))) == tracks  # the first process alone reports
     assert {"model.safetensors", "metrics.json", "run.yaml", "report.html"} <= {path.name for path in out.iterdir()}
     assert json.loads((out / "metrics.json").read_text())["test_examples"] == 15
+
+
+def test_two_processes_cross_validate_as_one_does(tiny_bert, text_folder, tmp_path: Path):
+    """Each runs folds of its own, alone; the first one trains the model of every example."""
+    flags = ["--strategy", "lp-ft", "--num_train_epochs", "1", "--folds", "3", "--refit", "--seed", "3"]
+    argv = ["crossval", "--model", str(tiny_bert), "--data", str(text_folder / "train.csv"), *flags]
+    done = launch([*argv, "--output_dir", "two", "--cache_dir", "cache-two"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Cross-validation, 3 folds, 36 examples") == 1
+    assert [f"fold-{fold}: " in done.stdout for fold in (1, 2, 3)] == [True, False, True]  # those of the first process
+    alone = launch([*argv, "--output_dir", "one", "--cache_dir", "cache-one"], tmp_path, processes=1)
+    assert alone.returncode == 0, alone.stderr
+    two, one = (json.loads((tmp_path / name / "crossval.json").read_text()) for name in ("two", "one"))
+    assert len(one["folds"]) == 3
+    assert two == one
+    tables = [pandas.read_parquet(tmp_path / name / "predictions.parquet") for name in ("two", "one")]
+    assert len(tables[0]) == 36
+    pandas.testing.assert_frame_equal(*tables, check_exact=True)
+    weights, expected = (load_file(tmp_path / name / "refit" / "model.safetensors") for name in ("two", "one"))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)

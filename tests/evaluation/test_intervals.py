@@ -9,7 +9,7 @@ from scipy.special import softmax
 from hfft.evaluation import intervals
 from hfft.evaluation.intervals import bootstrap_intervals, logit_interval, standard_error, wilson_interval
 from hfft.evaluation.metric_set import MetricSet
-from hfft.evaluation.metrics import METRICS, compute_metrics
+from hfft.evaluation.metrics import METRICS, RANGES, compute_metrics
 from hfft.evaluation.ranking import auroc_influence, average_precision_influence
 from hfft.evaluation.regression import REGRESSION_METRICS
 from hfft.evaluation.single_label import WEIGHTED_METRICS, single_label_metrics
@@ -274,7 +274,7 @@ def test_one_row_has_no_bootstrap_interval():
 def test_a_summary_holds_value_interval_and_baseline():
     labels, probabilities = random_case()
     names = ("accuracy", "log_loss")
-    metrics = MetricSet({n: METRICS[n] for n in names}, WEIGHTED_METRICS)
+    metrics = MetricSet({n: METRICS[n] for n in names}, WEIGHTED_METRICS, RANGES)
     baseline = metrics.compute(labels, np.full_like(probabilities, 0.25))
     flat = summarize(metrics, labels, probabilities, baseline, prefix="dev", seed=4)
     values, bounds = (
@@ -296,7 +296,8 @@ def test_a_summary_holds_value_interval_and_baseline():
 
 def test_rows_of_a_summary_leave_open_what_was_not_computed():
     metrics = {"test_a": 1.0, "test_a_ci_low": 0.5, "test_a_ci_high": 1.5, "baseline_test_a": 0.2, "test_b": 3.0}
+    metrics["baseline_probe_test_b"] = 2.0
     assert metric_rows(metrics, ["b", "absent", "a"], "test") == [
-        {"name": "b", "value": 3.0, "low": None, "high": None, "baseline": None},
-        {"name": "a", "value": 1.0, "low": 0.5, "high": 1.5, "baseline": 0.2},
+        {"name": "b", "value": 3.0, "low": None, "high": None, "baseline": None, "probe": 2.0},
+        {"name": "a", "value": 1.0, "low": 0.5, "high": 1.5, "baseline": 0.2, "probe": None},
     ]

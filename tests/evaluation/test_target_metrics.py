@@ -12,6 +12,7 @@ import sklearn.metrics
 from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.multi_label import best_thresholds, multi_label_metrics
 from hfft.evaluation.regression import REGRESSION_METRICS
+from hfft.evaluation.single_label import single_label_metrics
 from hfft.targets import MultiLabel, Regression
 
 Case = tuple[MetricSet, np.ndarray, np.ndarray]
@@ -178,3 +179,31 @@ def test_every_metric_is_told_of_once():
         notes = metrics.interval_notes(labels, metrics.functions, found)
         told = [name for note in notes for name in note.split(" of ", 1)[1].split(":")[0].split(", ")]
         assert sorted(told) == sorted(metrics.functions)
+
+
+def one_of_several(rows: int = 40, seed: int = 0) -> Case:
+    """Return labels and probabilities of one class each."""
+    generator = np.random.default_rng(seed)
+    return single_label_metrics(7), generator.integers(0, 7, rows), generator.dirichlet(np.full(7, 0.1), rows)
+
+
+@pytest.mark.parametrize("case", [one_of_several, several, numbers])
+def test_every_metric_has_a_range_that_holds_its_values(case):
+    for seed in range(5):
+        metrics, labels, outputs = case(seed=seed)
+        assert metrics.ranges.keys() >= metrics.functions.keys()
+        for name, value in metrics.compute(labels, outputs).items():
+            low, high = metrics.ranges[name]
+            assert low <= value <= high, name
+
+
+def test_what_is_all_right_or_all_wrong_lies_at_the_ends_of_the_range():
+    metrics, labels, _ = one_of_several()
+    right, wrong = (metrics.compute(labels, np.eye(7)[(labels + shift) % 7]) for shift in (0, 1))
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "brier_score", "expected_calibration_error"):
+        assert sorted((right[name], wrong[name])) == pytest.approx(metrics.ranges[name]), name
+    metrics, numbered, _ = numbers()
+    found = metrics.compute(numbered, numbered)
+    assert all(found[name] == pytest.approx(metrics.ranges[name][0]) for name in ERRORS)
+    assert all(found[name] == pytest.approx(metrics.ranges[name][1]) for name in ("r2", "pearson", "spearman"))
+    assert metrics.compute(numbered, -numbered)["spearman"] == pytest.approx(metrics.ranges["spearman"][0])

@@ -9,11 +9,13 @@ import pytest
 import torch
 from datasets import Dataset
 from hfft.tasks import ImageClassification, TextClassification
-from transformers import AutoConfig
+from transformers import AutoConfig, DistilBertConfig, DistilBertForSequenceClassification
 
 from hfft import ModelArguments, UserError
 from hfft.caching import Cache
 from hfft.data import LabelledData
+from hfft.features.heads import solve_head
+from hfft.features.readout import Readout
 from hfft.features.start import Features, Start, start_from
 from hfft.targets import MultiLabel, Regression, SingleLabel, Target
 from hfft.task import Task
@@ -191,3 +193,44 @@ def test_several_classes_and_numbers_have_heads_too(tiny_bert: Path, text_data: 
 def test_an_unknown_solver_is_refused(bert, text_data: LabelledData):
     with pytest.raises(UserError, match=r"no head solver 'logistik'. Did you mean 'logistic'"):
         begin(TextClassification(), bert, text_data, solver="logistik")
+
+
+def test_the_logits_of_a_model_follow_from_its_features(picture_data, text_data, bert, tiny_timm: Path):
+    vision = load(ImageClassification(), tiny_timm, SingleLabel(sorted(COLOURS)))
+    for task, (model, processor), data in (
+        (TextClassification(), bert, text_data),
+        (ImageClassification(), vision, picture_data),
+    ):
+        source = Features(task, model, processor, data.splits["train"], None)
+        readout = source.readout()
+        found = readout.logits(torch.from_numpy(source.read(readout)))
+        examples = data.encoded("train", task.encoder(processor, training=False))
+        batch = task.collator(processor)([examples[row] for row in range(len(examples))])
+        with torch.no_grad():
+            expected = model.eval()(**{name: value for name, value in batch.items() if name != "labels"}).logits
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_logits_of_a_head_with_a_hidden_layer_follow_from_its_features():
+    config = DistilBertConfig(vocab_size=30, dim=16, n_layers=1, n_heads=2, hidden_dim=20, num_labels=3)
+    model = DistilBertForSequenceClassification(config).eval()
+    inputs = {"input_ids": torch.randint(30, (5, 7)), "attention_mask": torch.ones(5, 7, dtype=torch.long)}
+    readout = Readout.of(model, inputs)
+    assert readout.hidden is not None
+    with readout.reading(model) as features_of, torch.no_grad():
+        features = features_of(model(**inputs))
+    with torch.no_grad():
+        torch.testing.assert_close(readout.logits(features), model(**inputs).logits)
+
+
+def test_a_penalty_that_is_given_is_the_one_of_the_head(bert, text_data: LabelledData):
+    model, tokenizer = bert
+    found = start_from(
+        TextClassification(), model, tokenizer, text_data, solved_head=True, penalty=0.7, pooling="model"
+    )
+    assert found.head is not None
+    assert (found.head.strength, found.head.path) == (0.7, ())
+    source = Features(TextClassification(), model, tokenizer, text_data.splits["train"], None)
+    features = torch.from_numpy(source.read(source.readout()))
+    expected = solve_head(features, torch.tensor(text_data.splits["train"]["label"]), strength=0.7)
+    torch.testing.assert_close(model.classifier.weight.detach(), expected.weight, atol=1e-5, rtol=1e-4)

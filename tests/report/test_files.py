@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hfft.base_model import BaseModel
 from hfft.evaluation import summarize
+from hfft.evidence import Evidence
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
 from hfft.targets import SingleLabel
@@ -26,6 +27,7 @@ def record() -> RunRecord:
         task="text-classification",
         target=target,
         counts={"train": {EVIL: 4, "b": 5}, "test": {EVIL: 1, "b": 2}},
+        evidence=Evidence.of_test(3),
         notes=[f"note {EVIL}"],
         layers=[{"name": EVIL, "parameters": 12, "lr": 1e-3}],
         history=[

@@ -1,0 +1,284 @@
+"""One trial: a fresh model with some settings, judged on examples that it was not trained on; nothing of it stays."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import gc
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils.memory import clear_device_cache
+from rich.console import Console
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers.utils import logging
+
+from hfft.baselines import head_logits
+from hfft.caching import Cache, cache_folder
+from hfft.data import LabelledData
+from hfft.errors import UserError
+from hfft.evaluation.metrics import LOWER_IS_BETTER
+from hfft.failures import computing
+from hfft.features.start import Start
+from hfft.findings import Findings
+from hfft.parsing import split_settings, training_arguments
+from hfft.preparing import SMALLER_BATCHES, adapted, how_to_compute, load_model, make_trainer, quantized, start_training
+from hfft.settling import Measure, measure_function, settle, task_defaults
+from hfft.strategies import load_strategy
+from hfft.task import Task
+from hfft.terminal import progress_bar
+from hfft.trainer import FineTuningTrainer, objective_of
+from hfft.training_arguments import FineTuningArguments
+
+COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+
+Report = Callable[[float, int], bool]
+"""Takes a value on the way and how many there have been; says whether the trial is to end."""
+
+
+class HopelessError(Exception):
+    """The pruner has ended a trial."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What trials are compared by.
+
+    Attributes:
+        name: of a metric, or ``loss``.
+        lower: whether less is better.
+    """
+
+    name: str
+    lower: bool
+
+    @classmethod
+    def of(cls, name: str, greater_is_better: bool | None) -> Objective:
+        """Return the metric of that name, with the direction that the user gave or that it is known to have."""
+        known = name == "loss" or name in LOWER_IS_BETTER
+        return cls(name, known if greater_is_better is None else not greater_is_better)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Examples to train on and others to judge by. The test split of the data is in none of them.
+
+    Attributes:
+        data: ``train``, and what a checkpoint is chosen on.
+        judged: the split that the trial is judged on: ``validation``, or of a fold what it holds out.
+        in_pool: whether its examples were drawn from ``data.pool``, as those of ``train`` were.
+    """
+
+    data: LabelledData
+    judged: str
+    in_pool: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial.
+
+    Attributes:
+        state: ``complete``, ``pruned`` or ``failed``.
+        value: of the objective, of a trial that is complete.
+        reason: why it is not.
+    """
+
+    state: str
+    value: float | None = None
+    reason: str = ""
+
+
+def attempt(
+    task: Task, parts: Sequence[Part], settings: Mapping[str, Any], objective: Objective, report: Report
+) -> Outcome:
+    """Try settings; what goes wrong is an outcome like another.
+
+    Args:
+        task: of the data.
+        parts: the validation split, or each fold; the value is the mean over them.
+        settings: arguments of a run.
+        objective: what is measured.
+        report: is told of every evaluation of a single part, or else of the mean after each.
+    """
+    try:
+        with _quiet():
+            value = _mean(task, parts, settings, objective, report)
+        return Outcome(COMPLETE, value) if math.isfinite(value) else Outcome(FAILED, reason=f"the value is {value}.")
+    except HopelessError as end:
+        return Outcome(PRUNED, reason=str(end))
+    except UserError as error:
+        return Outcome(FAILED, reason=str(error))
+    except Exception as error:  # of any library: one combination must not end the search
+        return Outcome(FAILED, reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
+    finally:
+        _free()
+
+
+def _mean(
+    task: Task, parts: Sequence[Part], settings: Mapping[str, Any], objective: Objective, report: Report
+) -> float:
+    if len(parts) == 1:
+        return _measure(task, parts[0], settings, objective, report)
+    values: list[float] = []
+    for part in parts:
+        values.append(_measure(task, part, settings, objective, None))
+        _free()
+        if report(float(np.mean(values)), len(values)) and len(values) < len(parts):
+            raise HopelessError(f"after fold {len(values)} of {len(parts)}.")
+    return float(np.mean(values))
+
+
+def _measure(task: Task, part: Part, settings: Mapping[str, Any], objective: Objective, report: Report | None) -> float:
+    """Return the value of the objective on one part."""
+    console = Console(quiet=True)
+    with tempfile.TemporaryDirectory(prefix="hfft-trial-") as folder:
+        own = {**settings, "output_dir": folder, "disable_tqdm": True, "report_to": "none"}
+        model_arguments, data_arguments, chosen = split_settings(own)
+        chosen = {**task_defaults(task, chosen), **chosen}
+        args = training_arguments(chosen)
+        # loading a model settles the target's units and adds findings; the next trial starts from what was read
+        data = dataclasses.replace(part.data, findings=Findings())
+        measure = measure_function(data.target, args)
+        settle(args, task, data, measure, chosen)
+        set_seed(args.seed)  # the head is drawn here
+        model, processor = load_model(task, model_arguments, data, console)
+        cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
+        model, _ = quantized(task, model, processor, data, args)
+        start = start_training(task, model, processor, data, args, model_arguments.pooling, cache, console)
+        if not load_strategy(args.strategy).trains:
+            return _solved(task, model, processor, part, data, args, cache, measure, start)[objective.name]
+        model, _ = adapted(task, model, processor, data, args)
+        chooses = args.load_best_model_at_end
+        if part.judged == "validation":  # what would ship is known from the evaluations: no checkpoint is needed
+            args.save_strategy, args.load_best_model_at_end = type(args.save_strategy)("no"), False
+        else:
+            args.save_only_model = True
+        trainer = make_trainer(task, model, processor, data, args, measure, cache, console)
+        if report is not None:
+            trainer.add_callback(_Watch(objective.name, report))
+        with computing(SMALLER_BATCHES):
+            trainer.train()
+            if part.judged == "validation":
+                return _shipped(trainer, chooses)[f"eval_{objective.name}"]
+            return _held_out(trainer, task, processor, data, part.judged, measure)[objective.name]
+
+
+def _solved(
+    task: Task,
+    model: Any,
+    processor: Any,
+    part: Part,
+    data: LabelledData,
+    args: FineTuningArguments,
+    cache: Cache,
+    measure: Measure,
+    start: Start,
+) -> dict[str, float]:
+    """Return the metrics of a model of which only the head was solved: from features, most of them kept."""
+    assert start.readout is not None
+    split, pool = data.splits[part.judged], data.pool if part.in_pool else None
+    with computing(SMALLER_BATCHES), progress_bar(Console(quiet=True)) as bar:
+        how = how_to_compute(args, cache, bar)
+        logits = head_logits(task, model, processor, split, pool, start.readout, args.device, **how)
+    return _metrics(model, torch.from_numpy(logits), data, part.judged, measure)
+
+
+def _held_out(
+    trainer: FineTuningTrainer, task: Task, processor: Any, data: LabelledData, name: str, measure: Measure
+) -> dict[str, float]:
+    """Return the metrics of the checkpoint that would ship."""
+    inputs = data.encoded(name, task.encoder(processor, training=False), seed=trainer.args.seed)
+    logits = torch.as_tensor(np.asarray(trainer.predict(inputs).predictions))
+    return _metrics(trainer.model, logits, data, name, measure)
+
+
+def _metrics(model: Any, logits: torch.Tensor, data: LabelledData, name: str, measure: Measure) -> dict[str, float]:
+    found = measure(data.labels(name), data.target.outputs(logits.float().numpy()))
+    loss = objective_of(model)
+    if loss is not None:
+        wanted = torch.as_tensor(np.asarray(data.target.for_model(data.splits[name]["label"])))
+        found["loss"] = float(loss(logits.float(), wanted, None, 0.0))
+    return found
+
+
+def _shipped(trainer: FineTuningTrainer, chooses: bool) -> dict[str, float]:
+    """Return the evaluation of the checkpoint that a run would ship: the best one, or the last."""
+    name = f"eval_{str(trainer.args.metric_for_best_model).removeprefix('eval_')}"
+    entries = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    if not entries:
+        return trainer.evaluate()
+    if not chooses:
+        return entries[-1]
+    sign = 1 if trainer.args.greater_is_better else -1
+    return max(entries, key=lambda entry: sign * entry[name])
+
+
+class _Watch(TrainerCallback):
+    """Tells the pruner of every evaluation after the start."""
+
+    def __init__(self, metric: str, report: Report) -> None:
+        self._metric, self._report, self._count = f"eval_{metric}", report, 0
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        value = (metrics or {}).get(self._metric)
+        if value is None or state.global_step == 0 or not math.isfinite(value):
+            return
+        self._count += 1
+        if self._report(value, self._count) and state.global_step < state.max_steps:
+            raise HopelessError(f"after evaluation {self._count}, in epoch {state.epoch:.3g}.")
+
+
+@contextlib.contextmanager
+def only_trials_freed() -> Iterator[None]:
+    """Look for what can be freed among the objects that are made from now on alone, and not among all libraries' own.
+
+    One look at everything takes most of a second, more than a solved head.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what transformers tells of every model that it loads."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _free() -> None:
+    """Give back what a trial has held: a trainer and its model hold each other, and malloc keeps what it was given."""
+    gc.collect()
+    clear_device_cache()
+    with contextlib.suppress(OSError, AttributeError):  # a system without glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def first_model(task: Task, settings: dict[str, Any], data: LabelledData, console: Console) -> Any:
+    """Load the model of some settings, so that one that does not fit is refused before the first trial."""
+    model_arguments, _, _ = split_settings(settings)
+    return load_model(task, model_arguments, dataclasses.replace(data, findings=Findings()), console)[0]
