@@ -1,4 +1,4 @@
-"""The solved head as a baseline: what it answers for the test split, before anything else is trained."""
+"""The solved head as a baseline: how good its answers for the test split are, before anything else is trained."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ def probe_test(
     pooling: str,
     cache: Cache,
     console: Console,
-) -> np.ndarray | None:
-    """Return the logits that a solved head gives for the test split before anything else is trained.
+) -> dict[str, float] | None:
+    """Return the test metrics of a solved head before anything else is trained.
 
     Where the training does not start from one, it is that of a linear probe with the same arguments, solved on a copy
-    of the model if that takes at most a tenth of the time of the training, by one process alone. Nothing is chosen by
-    these logits, and what is trained stays the same bit for bit.
+    of the model if that takes at most a tenth of the time of the training, by one process alone. Thresholds of classes
+    are tuned as those of the model are. Nothing is chosen by these metrics, and what is trained stays the same bit for
+    bit.
 
     Args:
         task, processor, data, args, cache, console: of a run that has not begun to train.
@@ -50,8 +51,7 @@ def probe_test(
         pooling: how the head reads the trunk, as it was asked for.
 
     Returns:
-        (test examples, outputs); ``None`` without a test split, where it would take too long, and where no head can be
-        solved.
+        name -> value; ``None`` without a test split, where it would take too long, and where no head can be solved.
     """
     if "test" not in data.splits:
         return None
@@ -67,7 +67,14 @@ def probe_test(
             assert readout is not None
             with progress_bar(console) as bar, computing(SMALLER_BATCHES):
                 how = how_to_compute(args, cache, bar)
-                return head_logits(task, model, processor, data.splits["test"], data.pool, readout, args.device, **how)
+
+                def predict(name: str, pool: Dataset | None = None) -> tuple[np.ndarray, np.ndarray]:
+                    logits = head_logits(task, model, processor, data.splits[name], pool, readout, args.device, **how)
+                    return data.labels(name), data.target.outputs(logits)
+
+                held_out = "validation" in data.splits
+                target = data.target.tuned(lambda: predict("validation")) if held_out else data.target
+                return target.metrics.compute(*predict("test", data.pool))
     except UserError:  # what only stands beside the result may not come in its way
         return None
 

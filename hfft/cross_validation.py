@@ -80,13 +80,20 @@ def _cross_validate(
     model_arguments, data_arguments, chosen = split_settings(settings)
     args = training_arguments(chosen)
     require_use(model_arguments, args)
+    if args.adapter_config is not None:
+        settings = {
+            **settings,
+            "adapter_config": args.adapter_config,
+        }  # read once; the file is not found from any folder
     if args.push_to_hub:
         raise UserError("push_to_hub has no place in cross-validation. `hfft push` pushes the model of a --refit.")
     folder = Path(str(args.output_dir))
     console = make_console() if ranks.rank == 0 else Console(quiet=True)
     if ranks.rank == 0:
         inputs = (model_arguments.model, data_arguments.data)
-        output.require_free(folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs)
+        output.require_free(
+            folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs, settings_file=CROSSVAL_SETTINGS
+        )
     task, labelled = read_data(settings, console, draw=False)  # every training example is to be predicted
     if arguments.refit:
         require_refit(labelled, args)

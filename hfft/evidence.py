@@ -122,13 +122,13 @@ class PartOfCrossValidation:
     """What a run is to the cross-validation that it is a part of.
 
     Attributes:
-        command: what makes all of it again, in the folder of the run; ``None`` where the run's own settings make it.
+        command: what makes all of it again, in the folder of the run.
         folds: what came of the folds, for the model that is trained after them; ``None`` for a fold.
         held_out: array labels and outputs of training examples, predicted by models that had not seen them.
         notes: what was decided by the folds, a sentence each.
     """
 
-    command: str | None
+    command: str
     folds: Evidence | None = None
     held_out: tuple[np.ndarray, np.ndarray] | None = None
     notes: tuple[str, ...] = ()

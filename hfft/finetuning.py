@@ -246,7 +246,7 @@ def _record(
     record.data_report = data.report(task.name)
     record.metric_names, record.interval_notes = [*evidence.names], [*evidence.interval_notes]
     if part is not None:
-        record.command = part.command or record.command
+        record.command = part.command
         record.notes += part.notes
     if folds is not None:
         record.metrics = dict(folds.figures)
@@ -318,7 +318,8 @@ def _finish(
         whether something was settled by which the model answers otherwise than in training.
     """
     args = trainer.args
-    if args.starts_solved and args.load_best_model_at_end and args.eval_on_start and not trainer.state.best_global_step:
+    chose = load_strategy(args.strategy).trains and args.load_best_model_at_end and args.eval_on_start
+    if args.starts_solved and chose and not trainer.state.best_global_step:
         better = f"no better validation {str(args.metric_for_best_model).removeprefix('eval_')}"
         note_down(record.notes, f"Training has brought {better}: the solved head ships as it was.", console)
     finished = task.finished(trainer.accelerator.unwrap_model(trainer.model))

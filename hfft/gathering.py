@@ -90,14 +90,14 @@ def evaluate_run(
     data: LabelledData,
     record: RunRecord,
     settled: bool,
-    probed: np.ndarray | None,
+    probed: dict[str, float] | None,
 ) -> None:
     """Fill in history, layers, predictions and metrics.
 
     Args:
         trainer, task, processor, data, record: of the run.
         settled: whether thresholds have been tuned since training, a temperature fitted, or rounded weights replaced.
-        probed: logits of the test split that a solved head gave before the training.
+        probed: test metrics of a solved head before the training.
     """
     target = record.target
     record.history = trainer.state.log_history
@@ -105,8 +105,7 @@ def evaluate_run(
     if "test" in data.splits:
         _test(trainer, task, processor, data, record)
         if probed is not None:
-            found = data.target.metrics.compute(data.labels("test"), data.target.outputs(probed))
-            record.metrics |= {f"baseline_probe_test_{name}": value for name, value in found.items()}
+            record.metrics |= {f"baseline_probe_test_{name}": value for name, value in probed.items()}
     validation = trainer.validation_metrics()
     if validation and settled:
         predicted = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")

@@ -40,10 +40,10 @@ def runs(folder: str | Path = ".", sort: str = "where") -> list[dict[str, Any]]:
     """Return a row for each run and each cross-validation below a folder.
 
     A row has ``where`` (path below the folder), ``state`` (finished, how far it is, or what of it is damaged),
-    ``task``, ``model``, ``strategy``, the headline test metric as ``metric``, ``value``, ``ci_low`` and ``ci_high``
-    (95 % interval), the same metric of the validation split as ``validation``, ``train_runtime`` (seconds),
-    ``weights_bytes`` and ``date`` (of its newest results), ``None`` where there is none; and every metric of the run
-    by its name.
+    ``task``, ``model``, ``strategy``, the headline metric, of the test split or else of the folds, as ``metric``,
+    ``value``, ``ci_low`` and ``ci_high`` (95 % interval), the same metric of the validation split as ``validation``,
+    ``train_runtime`` (seconds), ``weights_bytes`` and ``date`` (of its newest results), ``None`` where there is none;
+    and every metric of the run by its name.
     The folds of a cross-validation are part of its row. Links are followed, but lead to no folder twice; folders that
     cannot be opened are passed over.
 
@@ -124,13 +124,12 @@ def _row(folder: Path, root: Path) -> dict[str, Any]:
     if folds:  # what nobody asked for stands in the settings of the folds alone
         settings = {**_read(folds[0] / RUN_FILE, yaml.safe_load, damages), **settings}
     metrics = _crossval_metrics(told) if is_crossval else _numbers(told)
-    split = "crossval" if is_crossval else "test"
     newest = metrics_file if told is not None else folder
     row = {
         "where": str(folder.relative_to(root)),
         "state": _state(folder, damages, told is not None, len(folds) if is_crossval else None),
         **{name: _text(settings.get(name)) for name in ("task", "model", "strategy")},
-        **_headline(metrics, split),
+        **_headline(metrics),
         TRAIN_RUNTIME: metrics.get(TRAIN_RUNTIME),
         "weights_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors") if file.is_file()) or None,
         "date": datetime.fromtimestamp(newest.stat().st_mtime).astimezone().isoformat(timespec="seconds"),
@@ -167,17 +166,22 @@ def _state(folder: Path, damages: list[str], has_results: bool, folds: int | Non
     return f"unfinished, checkpoint-{max(steps)}" if steps else "unfinished"
 
 
-def _headline(metrics: dict[str, float], split: str) -> dict[str, Any]:
-    """Return the first metric of the split, which is the headline, with its interval."""
-    prefix = f"{split}_"
-    names = [name for name in metrics if name.startswith(prefix) and not name.endswith(_NO_METRICS)]
-    name = names[0].removeprefix(prefix) if names else None
+def _headline(metrics: dict[str, float]) -> dict[str, Any]:
+    """Return the first metric of the test split, or else of the folds, which is the headline, with its interval."""
+    names = [
+        name
+        for split in ("test_", "crossval_")
+        for name in metrics
+        if name.startswith(split) and not name.endswith(_NO_METRICS)
+    ]
+    first = names[0] if names else ""
+    metric = first.partition("_")[2] or None
     return {
-        "metric": name,
-        "value": metrics.get(f"{prefix}{name}"),
-        "ci_low": metrics.get(f"{prefix}{name}_ci_low"),
-        "ci_high": metrics.get(f"{prefix}{name}_ci_high"),
-        "validation": metrics.get(f"validation_{name}"),
+        "metric": metric,
+        "value": metrics.get(first),
+        "ci_low": metrics.get(f"{first}_ci_low"),
+        "ci_high": metrics.get(f"{first}_ci_high"),
+        "validation": metrics.get(f"validation_{metric}"),
     }
 
 

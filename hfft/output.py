@@ -51,11 +51,20 @@ _PRODUCTS = (
 )
 
 
-def require_free(folder: Path, *, resume: bool, overwrite: bool, inputs: Iterable[object]) -> None:
-    """Check where a run is to be written; ``inputs`` are the paths that it reads.
+def require_free(
+    folder: Path, *, resume: bool, overwrite: bool, inputs: Iterable[object], settings_file: str = RUN_FILE
+) -> None:
+    """Check where a run is to be written.
 
-    Raises :class:`UserError` for a folder that cannot be written, that holds other files, or a run that is neither to
-    be resumed nor replaced, and where replacing it would take away what the new run reads.
+    Args:
+        folder: there or not.
+        resume, overwrite: what is to become of a run in it.
+        inputs: the paths that the run reads.
+        settings_file: that it writes; only what wrote such a one is gone on with.
+
+    Raises:
+        UserError: for a folder that cannot be written, that holds other files, or a run that is neither to be resumed
+            nor replaced, and where replacing it would take away what the new run reads.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -70,6 +79,12 @@ def require_free(folder: Path, *, resume: bool, overwrite: bool, inputs: Iterabl
         raise UserError(
             f"--output_dir: the folder '{folder}' holds a run. Go on with it (--resume), replace it (--overwrite), or "
             "choose another one."
+        )
+    of_another = settings_file == RUN_FILE and is_of_cross_validation(folder)
+    if resume and (of_another or not (folder / settings_file).is_file()):
+        raise UserError(
+            f"--resume: what the folder '{folder}' holds was begun by another command, and only that goes on with it. "
+            "Choose another folder."
         )
     for path in inputs:
         if overwrite and isinstance(path, str | Path) and Path(path).resolve().is_relative_to(folder.resolve()):

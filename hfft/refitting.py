@@ -9,10 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from hfft import output
+from hfft.adapters.settings import ADAPTER_ARGUMENTS
 from hfft.cross_validation_result import CrossValidationResult, held_out_predictions
 from hfft.data import LabelledData
 from hfft.errors import UserError
 from hfft.evidence import PartOfCrossValidation
+from hfft.features.start import MODEL
 from hfft.finetuning import fine_tune
 from hfft.optim.schedules import FOLLOW_METRICS
 from hfft.record import CROSSVAL_SETTINGS
@@ -23,6 +25,11 @@ from hfft.training_arguments import FineTuningArguments, schedule_name
 _OF_VALIDATION = (
     *("early_stopping_patience", "metric_for_best_model", "greater_is_better", "load_best_model_at_end"),
     *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start"),
+)
+# What is asked of training, and has no place where the solved head ships.
+_OF_TRAINING = (
+    *("head_start", "epochs_per_group", "dropout", "drop_path_rate", *ADAPTER_ARGUMENTS),
+    *("optim", "optim_args", "optim_target_modules"),
 )
 
 
@@ -53,34 +60,37 @@ def refit(
     median of the epochs that the folds' own validation splits have found best. A test split that was given tests the
     model; without one its figures are those of the cross-validation.
     """
-    notes: list[str] = []
+    evidence, notes = result.evidence(data), list[str]()
     own = output.settings_within(settings, place)
     if "validation" not in data.splits:
         chosen, notes = _chosen_by_folds(result.folds, args)
         own = {name: value for name, value in own.items() if name not in _OF_VALIDATION}
         own = {name: value for name, value in (own | {"validation_size": 0.0} | chosen).items() if value is not None}
-    tested = "test" in data.splits
     part = PartOfCrossValidation(
-        command=None if tested else f"hfft crossval --config ../{CROSSVAL_SETTINGS} --output_dir ANOTHER_FOLDER",
-        folds=result.evidence(data),
+        command=f"hfft crossval --config ../{CROSSVAL_SETTINGS} --output_dir ANOTHER_FOLDER",
+        folds=evidence,
         held_out=held_out_predictions(Path(result.output_dir), data.target),
-        notes=(*((result.evidence(data).sentence(),) if tested else ()), *notes),
+        notes=(*((evidence.sentence(),) if "test" in data.splits else ()), *notes),
     )
     fine_tune(task, data, own, Console(quiet=True), part)
 
 
 def _chosen_by_folds(folds: list[dict[str, Any]], args: FineTuningArguments) -> tuple[dict[str, Any], list[str]]:
     """Return the settings that follow from the folds, ``None`` for what falls away, and what to tell of them."""
-    chosen: dict[str, Any] = {"save_strategy": None} if args.save_strategy == "best" else {}
-    if not (args.load_best_model_at_end and all(fold.get("validation_examples") for fold in folds)):
+    chosen: dict[str, Any] = {"load_best_model_at_end": False}  # else transformers wants it saved when it is evaluated
+    if args.save_strategy == "best":
+        chosen["save_strategy"] = None
+    ends_early = args.load_best_model_at_end or args.early_stopping_patience is not None
+    if not (ends_early and all(fold.get("validation_examples") for fold in folds)):
         return chosen, []
     epochs = statistics.median(fold.get("shipped_epoch", 0.0) for fold in folds)
     if epochs == 0 and args.starts_solved:
         note = "No training after the solved head: in the median fold no epoch was better on its validation split."
-        return {**chosen, "strategy": "linear-probe", "head_start": None, "epochs_per_group": None}, [note]
+        chosen |= {"strategy": "linear-probe", **dict.fromkeys(_OF_TRAINING)}
+        return chosen | ({"pooling": MODEL} if args.keep_adapter else {}), [note]  # as adapters by themselves need it
     epochs = epochs or 1.0  # a head that is drawn at random has to be trained
-    note = (
-        f"Trained on every example for {epochs:g} epochs: after so many the checkpoint was made that was best on the "
-        "validation split of the median fold."
-    )
+    ended = "the training of the median fold ended, which its validation split may stop early"
+    if args.load_best_model_at_end:
+        ended = "the checkpoint was made that was best on the validation split of the median fold"
+    note = f"Trained on every example for {epochs:g} epochs: after so many {ended}."
     return {**chosen, "num_train_epochs": epochs, "max_steps": None}, [note]

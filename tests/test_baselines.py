@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from safetensors.torch import load_file
 import hfft
 from hfft import UserError, baselines, finetuning
 from hfft.features import start
+from hfft.targets.target import THRESHOLDS
 from tests.conftest import make_sentences, write_csv
-from tests.test_finetune_targets import rated
+from tests.test_finetune_targets import rated, tagged, write_jsonl
 
 LONG = {"num_train_epochs": 20, "max_steps": -1, "save_strategy": "no", "load_best_model_at_end": False}
 
@@ -123,6 +125,20 @@ def test_numbers_are_in_their_unit(tiny_bert, tmp_path):
     found = beside(tuned.metrics)
     assert found["test_rmse"] < tuned.metrics["baseline_test_rmse"]
     assert found == pytest.approx(of_test(probe.metrics, found), rel=1e-3)
+
+
+def test_thresholds_are_tuned_as_those_of_the_model_are(tiny_bert, tmp_path):
+    for split, count, seed in (("train", 60, 1), ("validation", 30, 2), ("test", 30, 3)):
+        write_jsonl(tmp_path / "data" / f"{split}.jsonl", tagged(count, seed))
+    own = {"model": str(tiny_bert), "data": str(tmp_path / "data"), "cache_dir": str(tmp_path / "cache"), "seed": 3}
+    own |= {"pooling": "model", "head_penalty": 10.0}  # so that no probability is near 1
+    probe = hfft.finetune(**own, strategy="linear-probe", output_dir=str(tmp_path / "probe"))
+    assert not any("Training has brought" in note for note in probe.record.notes)
+    tuned = hfft.finetune(**own, strategy="lp-ft", num_train_epochs=1, output_dir=str(tmp_path / "tuned"))
+    thresholds = json.loads((tmp_path / "probe" / "config.json").read_text())[THRESHOLDS]
+    assert any(threshold != 0.5 for threshold in thresholds)
+    found = beside(tuned.metrics)
+    assert found == pytest.approx(of_test(probe.metrics, found), abs=1e-5)
 
 
 @pytest.fixture

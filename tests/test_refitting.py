@@ -99,6 +99,8 @@ def test_without_a_test_split_its_figures_are_those_of_the_folds(untested):
         assert "has been tested on none" in page
         assert "Nadeau and Bengio" in page
         assert "test examples" not in page
+    (row,) = hfft.runs(folder)
+    assert (row["metric"], row["value"]) == ("accuracy", found["crossval_accuracy"])
     metadata = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"][0]
     assert metadata["dataset"]["split"] == "train"
     assert metadata["metrics"][0]["name"].startswith("accuracy, mean over 3 folds (95 % interval")
@@ -120,6 +122,7 @@ def test_a_given_test_split_tests_the_model_once(settings, train_file, tmp_path)
     assert "Results on the test split" in card
     assert "Cross-validation, 2 folds, 30 examples: accuracy" in card
     config = str(tmp_path / "out" / "refit" / "run.yaml")
+    assert "hfft crossval --config ../crossval.yaml" in Path(config).read_text().splitlines()[0]
     assert cli.main(["train", "--config", config, "--output_dir", str(tmp_path / "again")]) == 0
     assert_same_weights(result.refit_dir, tmp_path / "again")
     assert hfft.evaluate(str(result.refit_dir), str(data)).metrics["test_log_loss"] == pytest.approx(
@@ -144,11 +147,48 @@ def test_every_example_trains_for_the_epochs_of_the_median_fold(settings, train_
     assert_same_weights(result.refit_dir, tmp_path / "by-hand")
 
 
-def test_where_training_only_harms_the_solved_head_is_what_ships(settings, untested, tmp_path):
-    own = {**settings, **TRAINED, "strategy": "gradual", "learning_rate": 3.0, "warmup_steps": 0, "epochs_per_group": 1}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "gradual", "epochs_per_group": 1, "optim": "lion"},
+        {"strategy": "lora", "lora_rank": 2, "adapter_layers": "1", "dropout": 0.2, "head_start": "solved"},
+    ],
+    ids=["gradual", "lora"],
+)
+def test_where_training_only_harms_the_solved_head_is_what_ships(options, settings, untested, tmp_path):
+    own = {**settings, **TRAINED, "learning_rate": 3.0, "warmup_steps": 0, **options}
     result = hfft.cross_validate(**own, output_dir=str(tmp_path / "out"), folds=2, refit=True)
     assert [fold["shipped_epoch"] for fold in result.folds] == [0, 0]
     assert_same_weights(result.refit_dir, untested.refit_dir)
+
+
+def test_a_refit_asks_for_no_evaluation_that_the_folds_were_saved_by(settings, tmp_path):
+    often = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1}
+    own = {**settings, **TRAINED, **often, "max_steps": 2, "logging_strategy": "no"}
+    result = hfft.cross_validate(**own, output_dir=str(tmp_path / "out"), folds=2, refit=True)
+    epochs = statistics.median(fold["shipped_epoch"] for fold in result.folds)
+    assert run_file(result.refit_dir)["num_train_epochs"] == epochs
+
+
+def test_a_refit_trains_no_longer_than_folds_that_stopped_early(settings, tmp_path):
+    harmful = {"learning_rate": 3.0, "warmup_steps": 0, "num_train_epochs": 6, "head_start": "solved"}
+    own = {**settings, **TRAINED, **harmful, "early_stopping_patience": 1, "load_best_model_at_end": False}
+    result = hfft.cross_validate(**own, output_dir=str(tmp_path / "out"), folds=2, refit=True)
+    epochs = statistics.median(fold["shipped_epoch"] for fold in result.folds)
+    assert epochs < 6
+    assert metrics(result.refit_dir)["shipped_epoch"] == epochs
+
+
+def test_a_file_of_adapters_stands_in_the_settings_as_it_was_read(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("loha.yaml").write_text("peft_type: LOHA\nr: 2\n")
+    own = {**settings, **TRAINED, "num_train_epochs": 1, "strategy": "peft", "adapter_config": "loha.yaml"}
+    hfft.cross_validate(**own, output_dir="out", folds=2)
+    monkeypatch.chdir(tmp_path / "out")
+    assert cli.main(["crossval", "--config", "crossval.yaml", "--output_dir", "../again"]) == 0
+    told = [(tmp_path / name / "crossval.json").read_text() for name in ("out", "again")]
+    one, other = (json.loads(text)["metrics"] for text in told)
+    assert one == other
 
 
 def test_a_given_validation_split_chooses_as_in_the_folds(settings, train_file, tmp_path):
@@ -206,6 +246,19 @@ def test_a_refit_goes_on_from_its_checkpoint(settings, tmp_path):
     assert (checkpoints[0] / "checkpoint.json").stat().st_mtime_ns == kept
     after = weights(place)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_part_of_it_is_not_gone_on_with_by_itself(settings, untested):
+    for folder in (untested.output_dir, untested.refit_dir, Path(untested.output_dir) / "folds" / "fold-1"):
+        with pytest.raises(UserError, match="begun by another command"):
+            hfft.finetune(**settings, output_dir=str(folder), resume=True)
+
+
+def test_a_run_is_not_gone_on_with_as_a_cross_validation(settings, tmp_path):
+    (tmp_path / "run.yaml").write_text("# Written by hfft. To make this run again: hfft train\n")
+    with pytest.raises(UserError, match="begun by another command"):
+        hfft.cross_validate(**settings, output_dir=str(tmp_path), resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
 
 
 @pytest.mark.parametrize(

@@ -139,10 +139,14 @@ def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: Ranks) 
     console = make_console() if ranks.rank == 0 else Console(quiet=True)
     if ranks.rank == 0:
         inputs = (model_arguments.model, data_arguments.data)
-        output.require_free(folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs)
+        output.require_free(
+            folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs, settings_file=SEARCH_SETTINGS
+        )
     # what belongs to this start is none of a trial's business
     once = {name: value for name, value in settings.items() if is_of_once(name)}
     settings = {name: _absolute(name, value) for name, value in settings.items() if name not in once}
+    if args.adapter_config is not None:
+        settings["adapter_config"] = args.adapter_config  # read once; the file is not found from any folder
     case = make_case(settings, arguments, console)
     for note in case.notes:
         console.print(f"  {note}")

@@ -140,12 +140,16 @@ class MultiLabel(Target):
         """Return class -> number of examples that have it; an example counts for each of its classes."""
         return dict(zip(self.output_names, labels.sum(axis=0).tolist(), strict=True))
 
+    def tuned(self, predict: Predict) -> Self:
+        """Return the target with the threshold of each class that has the best F1."""
+        return replace(self, thresholds=best_thresholds(*predict()).tolist())
+
     def finish(self, model: PreTrainedModel, predict: Predict | None) -> tuple[Self, str | None]:
         """Tune the thresholds on examples held out of training, and keep them in the model's configuration."""
         tuned, told = self, None
         if predict is not None:
             labels, probabilities = predict()
-            tuned = replace(self, thresholds=best_thresholds(labels, probabilities).tolist())
+            tuned = self.tuned(lambda: (labels, probabilities))
             before, after = (t.metrics.functions["macro_f1"](labels, probabilities) for t in (self, tuned))
             told = (
                 "the threshold of each class is the one with the best F1 on examples held out of training: macro F1 "

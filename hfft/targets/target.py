@@ -176,6 +176,10 @@ class Target(ABC):
                 delattr(model.config, name)  # of what the checkpoint was trained on before
         return self, None
 
+    def tuned(self, predict: Predict) -> Self:
+        """Return the target with its thresholds, where it has such, tuned on examples held out of training."""
+        return self
+
     def finish(self, model: PreTrainedModel, predict: Predict | None) -> tuple[Self, str | None]:
         """Settle what the trained model still lacks, in its weights and configuration.
 
