@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from hfft import output
+from hfft.adapters.settings import ADAPTER_ARGUMENTS
 from hfft.cross_validation_result import CrossValidationResult, held_out_predictions
 from hfft.data import LabelledData
 from hfft.errors import UserError
@@ -77,7 +78,8 @@ def _chosen_by_folds(folds: list[dict[str, Any]], args: FineTuningArguments) -> 
     epochs = statistics.median(fold.get("shipped_epoch", 0.0) for fold in folds)
     if epochs == 0 and args.starts_solved:
         note = "No training after the solved head: in the median fold no epoch was better on its validation split."
-        return {**chosen, "strategy": "linear-probe", "head_start": None, "epochs_per_group": None}, [note]
+        of_training = dict.fromkeys(("head_start", "epochs_per_group", "dropout", "drop_path_rate", *ADAPTER_ARGUMENTS))
+        return {**chosen, **of_training, "strategy": "linear-probe"}, [note]
     epochs = epochs or 1.0  # a head that is drawn at random has to be trained
     note = (
         f"Trained on every example for {epochs:g} epochs: after so many the checkpoint was made that was best on the "

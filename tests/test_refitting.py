@@ -144,8 +144,13 @@ def test_every_example_trains_for_the_epochs_of_the_median_fold(settings, train_
     assert_same_weights(result.refit_dir, tmp_path / "by-hand")
 
 
-def test_where_training_only_harms_the_solved_head_is_what_ships(settings, untested, tmp_path):
-    own = {**settings, **TRAINED, "strategy": "gradual", "learning_rate": 3.0, "warmup_steps": 0, "epochs_per_group": 1}
+@pytest.mark.parametrize(
+    "options",
+    [{"strategy": "gradual", "epochs_per_group": 1}, {"strategy": "lora", "lora_rank": 2, "dropout": 0.0}],
+    ids=lambda options: options["strategy"],
+)
+def test_where_training_only_harms_the_solved_head_is_what_ships(options, settings, untested, tmp_path):
+    own = {**settings, **TRAINED, "learning_rate": 3.0, "warmup_steps": 0, **options}
     result = hfft.cross_validate(**own, output_dir=str(tmp_path / "out"), folds=2, refit=True)
     assert [fold["shipped_epoch"] for fold in result.folds] == [0, 0]
     assert_same_weights(result.refit_dir, untested.refit_dir)

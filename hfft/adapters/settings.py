@@ -20,10 +20,15 @@ LORA = "LORA"
 LORA_FIELDS = {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
 """Arguments of a run, and what PEFT calls them."""
 
+ADAPTER_ARGUMENTS = (
+    *LORA_FIELDS,
+    *("lora_plus_ratio", "adapter_config", "adapter_targets", "adapter_layers", "keep_adapter"),
+)
+"""Arguments that belong to strategies with adapters alone."""
+
 _DEFAULT_RANK = 8
 _ALPHA_OF_RANK = 2  # lora_alpha / r scales what an adapter adds
 _LARGEST_FILE = 1_000_000  # bytes
-_ARGUMENTS = (*LORA_FIELDS, "lora_plus_ratio", "adapter_config", "adapter_targets", "adapter_layers", "keep_adapter")
 
 # Fields of PEFT's configurations that hfft fills in, and what says the same here.
 _FILLED_IN = {
@@ -54,7 +59,7 @@ def require_adapter_arguments(args: Any, strategy: Strategy) -> None:
     not, or that cannot be merged.
     """
     if strategy.adapter is None:
-        given = [name for name in _ARGUMENTS if getattr(args, name) not in (None, False)]
+        given = [name for name in ADAPTER_ARGUMENTS if getattr(args, name) not in (None, False)]
         if given:
             own = [name for name, known in STRATEGIES.items() if known.adapter is not None]
             raise UserError(f"{given[0]} has no place in the strategy '{strategy.name}': it belongs to {listed(own)}.")
