@@ -169,9 +169,13 @@ def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: Ranks) 
                 _run_trials(study, case, console)
     finally:
         study.leave()
+    if ranks.rank > 0:
+        ranks.wait_for("made")  # the run by the one that speaks
     with study.alone():
         study.recover(wait=True)
-        return _finish(study, case, folder, once, console)
+        result = _finish(study, case, folder, once, console)
+        ranks.tell("made")
+    return result
 
 
 def _begin(folder: Path, case: Case, arguments: SearchArguments) -> None:
@@ -188,7 +192,8 @@ def _begin(folder: Path, case: Case, arguments: SearchArguments) -> None:
     )
     file = folder / SEARCH_SETTINGS
     if not file.is_file():
-        if output.is_run(folder):  # which the run of the search would replace
+        # which the run of the search would replace; another process may have begun this very search just now
+        if output.is_run(folder) and not file.is_file():
             raise UserError(f"--resume: '{folder}' holds a run, but no search. Choose another folder.")
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder.absolute().parent / f".{folder.name}.{SEARCH_SETTINGS}"
