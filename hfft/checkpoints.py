@@ -54,8 +54,9 @@ class WholeCheckpoints(Trainer):
         if skip_scheduler and self.state.global_step > 0:
             return {}  # resumed: this is no start
         metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        if skip_scheduler:
+            self._determine_best_metric(metrics=metrics, trial=trial)  # also what early stopping compares with
         if skip_scheduler and self.args.load_best_model_at_end:
-            self._determine_best_metric(metrics=metrics, trial=trial)
             # the Trainer takes step 0 for no step
             self.state.best_model_checkpoint = str(Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-0")
             self._save_checkpoint(self.model, trial)

@@ -28,7 +28,7 @@ from hfft.preparing import read_data
 from hfft.record import CROSSVAL_SETTINGS, FOLDS, METRICS_FILE, PREDICTIONS_FILE, REFIT, RUN_HEADER
 from hfft.refitting import refit, require_refit
 from hfft.resuming import binds_result, differences
-from hfft.settling import is_of_once, plain, require_use
+from hfft.settling import from_anywhere, is_of_once, plain, require_use
 from hfft.targets import Target
 from hfft.task import Task
 from hfft.terminal import figure, make_console, print_metrics
@@ -80,11 +80,6 @@ def _cross_validate(
     model_arguments, data_arguments, chosen = split_settings(settings)
     args = training_arguments(chosen)
     require_use(model_arguments, args)
-    if args.adapter_config is not None:
-        settings = {
-            **settings,
-            "adapter_config": args.adapter_config,
-        }  # read once; the file is not found from any folder
     if args.push_to_hub:
         raise UserError("push_to_hub has no place in cross-validation. `hfft push` pushes the model of a --refit.")
     folder = Path(str(args.output_dir))
@@ -176,10 +171,7 @@ def _begin(folder: Path, settings: dict[str, Any], arguments: CrossValidationArg
         recipe["task"] = recipe["task"].name
     if not isinstance(recipe["data"], str | Path):
         del recipe["data"]  # data sets in memory have no name to read them by again
-    for name in ("data", "model"):
-        if name in recipe and Path(recipe[name]).exists():
-            recipe[name] = Path(recipe[name]).absolute()
-    recipe = {name: plain(value) for name, value in recipe.items()}
+    recipe = {name: plain(value) for name, value in from_anywhere(recipe).items()}
     text = yaml.safe_dump({**recipe, **dataclasses.asdict(arguments)}, sort_keys=False, allow_unicode=True)
     file = folder / CROSSVAL_SETTINGS
     if settings.get("overwrite"):

@@ -30,12 +30,12 @@ from hfft.failures import computing, writing
 from hfft.features.start import MODEL
 from hfft.gathering import distances, evaluate_run, report_progress, show_examples
 from hfft.hub import require_login
-from hfft.launching import is_sharded, is_zero3
+from hfft.launching import is_zero3
 from hfft.parsing import split_settings, training_arguments
 from hfft.preparing import (
     SMALLER_BATCHES,
     adapted,
-    keep_architecture,
+    keep_needed_architecture,
     load_model,
     make_trainer,
     note_down,
@@ -138,10 +138,7 @@ def fine_tune(
     args = training_arguments(chosen)
     if args.world_size > 1:
         require_like_machines(labelled, args)
-    if is_sharded(args):
-        keep_architecture(model_arguments, "which FSDP and ZeRO stage 3 leave in parts")
-    if args.keep_adapter:
-        keep_architecture(model_arguments, "and adapters by themselves are for the base model as it is")
+    keep_needed_architecture(model_arguments, args)
     if is_zero3() and labelled.target.problem_type == Regression.problem_type:
         raise UserError(
             "Numbers cannot be trained with ZeRO stage 3: their unit is folded into the last layer, of which no "

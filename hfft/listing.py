@@ -22,6 +22,7 @@ from hfft.record import (
     PREDICTIONS_FILE,
     RUN_FILE,
     RUN_HEADER,
+    SEARCH_SETTINGS,
     TRAIN_RUNTIME,
 )
 
@@ -37,7 +38,7 @@ _NO_METRICS = ("_ci_low", "_ci_high", "_examples")
 
 
 def runs(folder: str | Path = ".", sort: str = "where") -> list[dict[str, Any]]:
-    """Return a row for each run and each cross-validation below a folder.
+    """Return a row for each run and each cross-validation below a folder; a search is the run that it makes.
 
     A row has ``where`` (path below the folder), ``state`` (finished, how far it is, or what of it is damaged),
     ``task``, ``model``, ``strategy``, the headline metric, of the test split or else of the folds, as ``metric``,
@@ -106,7 +107,7 @@ def _is_run(folder: Path) -> bool:
     """Say whether the folder holds a run, also where its settings are damaged."""
     if any((folder / name).is_file() for name in (METRICS_FILE, CROSSVAL_FILE)):
         return any((folder / name).exists() for name in (RUN_FILE, CROSSVAL_SETTINGS, PREDICTIONS_FILE))
-    files = [file for name in (RUN_FILE, CROSSVAL_SETTINGS) if (file := folder / name).is_file()]
+    files = [file for name in (RUN_FILE, CROSSVAL_SETTINGS, SEARCH_SETTINGS) if (file := folder / name).is_file()]
     try:
         return any(file.open("rb").read(len(RUN_HEADER)) == RUN_HEADER.encode() for file in files)
     except OSError:
@@ -117,7 +118,9 @@ def _row(folder: Path, root: Path) -> dict[str, Any]:
     """Read a run; what is wrong with its files stands in ``state``."""
     is_crossval = any((folder / name).is_file() for name in (CROSSVAL_FILE, CROSSVAL_SETTINGS))
     damages: list[str] = []
-    settings = _read(folder / (CROSSVAL_SETTINGS if is_crossval else RUN_FILE), yaml.safe_load, damages)
+    searches = not is_crossval and not (folder / RUN_FILE).exists() and (folder / SEARCH_SETTINGS).is_file()
+    settings_file = CROSSVAL_SETTINGS if is_crossval else SEARCH_SETTINGS if searches else RUN_FILE
+    settings = _read(folder / settings_file, yaml.safe_load, damages)
     metrics_file = folder / (CROSSVAL_FILE if is_crossval else METRICS_FILE)
     told = _read(metrics_file, json.loads, damages) if metrics_file.is_file() else None
     folds = sorted(path.parent for path in (folder / FOLDS).glob(f"*/{METRICS_FILE}")) if is_crossval else []
@@ -127,7 +130,7 @@ def _row(folder: Path, root: Path) -> dict[str, Any]:
     newest = metrics_file if told is not None else folder
     row = {
         "where": str(folder.relative_to(root)),
-        "state": _state(folder, damages, told is not None, len(folds) if is_crossval else None),
+        "state": _state(folder, damages, told is not None, len(folds) if is_crossval else None, searches),
         **{name: _text(settings.get(name)) for name in ("task", "model", "strategy")},
         **_headline(metrics),
         TRAIN_RUNTIME: metrics.get(TRAIN_RUNTIME),
@@ -155,13 +158,15 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _state(folder: Path, damages: list[str], has_results: bool, folds: int | None) -> str:
+def _state(folder: Path, damages: list[str], has_results: bool, folds: int | None, searches: bool) -> str:
     if damages:
         return f"damaged: {'; '.join(damages)}"
     if folds is not None:
         return f"cross-validation, {folds} folds" if has_results else f"unfinished, {folds} folds done"
     if has_results:
         return "finished"
+    if searches:
+        return "unfinished, its arguments are searched"
     steps = [int(path.name[11:]) for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal()]
     return f"unfinished, checkpoint-{max(steps)}" if steps else "unfinished"
 

@@ -26,6 +26,7 @@ from hfft.failures import computing
 from hfft.features.extraction import model_inputs
 from hfft.features.start import AUTO, MODEL, Start, start_from
 from hfft.findings import NOTE, reference_text
+from hfft.launching import is_sharded
 from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.optim import layerwise_param_groups
@@ -82,8 +83,23 @@ def require_like_machines(data: LabelledData, args: FineTuningArguments) -> None
     )
 
 
-def keep_architecture(arguments: ModelArguments, because: str) -> None:
-    """Let the head read the trunk as it does, where nothing can be folded into the model in the end."""
+def keep_needed_architecture(arguments: ModelArguments, args: FineTuningArguments) -> None:
+    """Let the head read the trunk as it does, where nothing can be folded into the model in the end.
+
+    Raises :class:`UserError` where another architecture or another size of pictures was asked for.
+    """
+    if is_sharded(args):
+        _keep_architecture(arguments, "which FSDP and ZeRO stage 3 leave in parts")
+    if args.keep_adapter:
+        _keep_architecture(arguments, "and adapters by themselves are for the base model as it is")
+        if arguments.image_size is not None:
+            raise UserError(
+                "image_size changes what the model reads, and adapters by themselves are for the base model as it is: "
+                "leave out keep_adapter."
+            )
+
+
+def _keep_architecture(arguments: ModelArguments, because: str) -> None:
     if arguments.pooling not in (AUTO, MODEL):
         raise UserError(
             f"pooling {arguments.pooling} is folded into the model in the end, {because}: set pooling to model."

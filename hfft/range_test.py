@@ -20,7 +20,16 @@ from hfft.errors import UserError
 from hfft.failures import computing, writing_output
 from hfft.parsing import split_settings, training_arguments
 from hfft.paths import require_writable
-from hfft.preparing import SMALLER_BATCHES, adapted, load_model, make_trainer, quantized, read_data, start_training
+from hfft.preparing import (
+    SMALLER_BATCHES,
+    adapted,
+    keep_needed_architecture,
+    load_model,
+    make_trainer,
+    quantized,
+    read_data,
+    start_training,
+)
 from hfft.seeding import random_state_kept
 from hfft.settling import measure_function, settle, task_defaults
 from hfft.strategies import load_strategy
@@ -156,9 +165,9 @@ def _trainer(settings: dict[str, Any], console: Console) -> FineTuningTrainer:
     task, labelled = read_data(settings, console)
     chosen = {**task_defaults(task, chosen), **chosen}
     args = training_arguments(chosen)
+    keep_needed_architecture(model_arguments, args)
     measure = measure_function(labelled.target, args)
     settle(args, task, labelled, measure, chosen)
-    args.eval_on_start = False
     set_seed(args.seed)
     model, processor = load_model(task, model_arguments, labelled, console)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))

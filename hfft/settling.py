@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,11 +123,18 @@ def rerunnable(
     merged = {**settings, **named, **columns, **chosen, **resolved}
     if not isinstance(merged["data"], str | Path):
         del merged["data"]  # data sets in memory have no name to read them by again
-    for name in ("data", "model"):
-        if name in merged and Path(merged[name]).exists():
-            merged[name] = Path(merged[name]).absolute()
-    merged = {name: plain(value) for name, value in merged.items() if not is_of_once(name)}
+    merged = {name: plain(value) for name, value in from_anywhere(merged).items() if not is_of_once(name)}
     return {name: value for name, value in merged.items() if value is not None}
+
+
+def from_anywhere(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the paths of what is there such that they are found from any folder."""
+    there = {
+        name: str(Path(value).absolute())
+        for name in ("data", "model", "cache_dir", "adapter_config")
+        if isinstance(value := settings.get(name), str | Path) and os.path.exists(value)  # noqa: PTH110  (of a text too long for a name Path raises)
+    }
+    return {**settings, **there}
 
 
 def is_of_once(name: str) -> bool:

@@ -320,10 +320,16 @@ def test_the_plan_of_adapters_is_what_a_run_trains(text_run, tiny_bert: Path):
     assert any("LoRA adapters on 12 layers" in note for note in plan.notes)
 
 
-def test_cross_validation_keeps_no_adapters(tiny_bert: Path, text_folder: Path, tmp_path: Path):
+def test_cross_validation_keeps_no_adapters_and_finds_their_settings_again(
+    tiny_bert: Path, text_folder: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text("use_rslora: true")
     settings = {**SETTINGS, "max_steps": 1, "model": str(tiny_bert), "data": str(text_folder), "folds": 2}
-    hfft.cross_validate(output_dir=str(tmp_path / "cv"), cache_dir=str(tmp_path / "cache"), **settings)
+    hfft.cross_validate(output_dir="cv", cache_dir=str(tmp_path / "cache"), adapter_config="own.yaml", **settings)
     assert not list((tmp_path / "cv").rglob("adapter*"))
+    again = yaml.safe_load((tmp_path / "cv" / "crossval.yaml").read_text())
+    assert again["adapter_config"] == str(tmp_path / "own.yaml")
 
 
 def test_quantized_weights_are_refused(tiny_bert: Path, text_folder: Path, tmp_path: Path):

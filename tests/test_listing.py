@@ -83,6 +83,9 @@ def test_what_is_not_finished_or_damaged_is_told_in_its_row(folder: Path):
     stopped = write_run(folder / "stopped", None)
     for step in (9, 40):
         (stopped / f"checkpoint-{step}").mkdir()
+    searching = folder / "searching"
+    searching.mkdir()
+    (searching / "search.yaml").write_text("# Written by hfft. Again: hfft search\nstrategy: lp-ft\ntrials: 20\n")
     write_run(folder / "torn", accuracy(0.9)).joinpath("metrics.json").write_text('{"test_accuracy": 0.')
     write_run(folder / "tagged", accuracy(0.9)).joinpath("run.yaml").write_text("a: !!python/object:os.system {}")
     write_run(folder / "deeper", accuracy(0.9)).joinpath("metrics.json").write_text("[" * 100_000)
@@ -92,6 +95,8 @@ def test_what_is_not_finished_or_damaged_is_told_in_its_row(folder: Path):
     rows = {row["where"]: row for row in hfft.runs(folder)}
     assert rows["stopped"]["state"] == "unfinished, checkpoint-40"
     assert rows["stopped"]["value"] is None
+    assert rows["searching"]["state"] == "unfinished, its arguments are searched"
+    assert rows["searching"]["strategy"] == "lp-ft"
     assert rows["torn"]["state"].startswith("damaged: metrics.json cannot be read (")
     assert rows["torn"]["strategy"] == "full"
     assert rows["tagged"]["state"].startswith("damaged: run.yaml cannot be read (")

@@ -22,14 +22,15 @@ LORA = "LORA"
 LORA_FIELDS = {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
 """Arguments of a run, and what PEFT calls them."""
 
-_DEFAULT_RANK = 8
-_ALPHA_OF_RANK = 2  # lora_alpha / r scales what an adapter adds
-_LARGEST_FILE = 1_000_000  # bytes
 ADAPTER_ARGUMENTS = (
     *(*LORA_FIELDS, "lora_plus_ratio", "load_in_4bit"),
     *("adapter_config", "adapter_targets", "adapter_layers", "keep_adapter"),
 )
-"""What is said of adapters, and has no place in a strategy without them."""
+"""Arguments that belong to strategies with adapters alone."""
+
+_DEFAULT_RANK = 8
+_ALPHA_OF_RANK = 2  # lora_alpha / r scales what an adapter adds
+_LARGEST_FILE = 1_000_000  # bytes
 
 # Fields of PEFT's configurations that hfft fills in, and what says the same here.
 _FILLED_IN = {

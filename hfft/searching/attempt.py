@@ -28,8 +28,17 @@ from hfft.failures import computing
 from hfft.features.start import Start
 from hfft.findings import Findings
 from hfft.parsing import split_settings, training_arguments
-from hfft.preparing import SMALLER_BATCHES, adapted, how_to_compute, load_model, make_trainer, quantized, start_training
-from hfft.settling import Measure, measure_function, settle, task_defaults
+from hfft.preparing import (
+    SMALLER_BATCHES,
+    adapted,
+    how_to_compute,
+    keep_needed_architecture,
+    load_model,
+    make_trainer,
+    quantized,
+    start_training,
+)
+from hfft.settling import Measure, measure_function, require_use, settle, task_defaults
 from hfft.strategies import load_strategy
 from hfft.task import Task
 from hfft.terminal import progress_bar
@@ -60,9 +69,8 @@ class Objective:
 
     @classmethod
     def of(cls, name: str, greater_is_better: bool | None) -> Objective:
-        """Return the metric of that name, with the direction that the user gave or that it is known to have."""
-        known = name == "loss" or name in LOWER_IS_BETTER
-        return cls(name, known if greater_is_better is None else not greater_is_better)
+        """Return the metric of that name, with the direction that it is known to have, or else the user gave."""
+        return cls(name, name == "loss" or name in LOWER_IS_BETTER or greater_is_better is False)
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,8 @@ def _measure(task: Task, part: Part, settings: Mapping[str, Any], objective: Obj
         model_arguments, data_arguments, chosen = split_settings(own)
         chosen = {**task_defaults(task, chosen), **chosen}
         args = training_arguments(chosen)
+        require_use(model_arguments, args)
+        keep_needed_architecture(model_arguments, args)
         # loading a model settles the target's units and adds findings; the next trial starts from what was read
         data = dataclasses.replace(part.data, findings=Findings())
         measure = measure_function(data.target, args)
@@ -212,7 +222,7 @@ def _shipped(trainer: FineTuningTrainer, chooses: bool) -> dict[str, float]:
     """Return the evaluation of the checkpoint that a run would ship: the best one, or the last."""
     name = f"eval_{str(trainer.args.metric_for_best_model).removeprefix('eval_')}"
     entries = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    if not entries:
+    if not entries or (not chooses and entries[-1]["step"] != trainer.state.global_step):
         return trainer.evaluate()
     if not chooses:
         return entries[-1]

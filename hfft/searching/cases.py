@@ -30,7 +30,9 @@ class Case:
     """What trials share.
 
     Attributes:
-        task, labelled: of the run that the best settings make in the end.
+        task: of all trials, and of the run that the best settings make in the end.
+        labelled: all data, the test split among them.
+        validation_size: that they were read with.
         parts: what trials are trained and judged on.
         settings: of every trial, before its own.
         space: what is searched.
@@ -40,6 +42,7 @@ class Case:
 
     task: Task
     labelled: LabelledData
+    validation_size: float | None
     parts: list[Part]
     settings: dict[str, Any]
     space: Space
@@ -58,7 +61,9 @@ def make_case(settings: dict[str, Any], arguments: SearchArguments, console: Con
     _, data_arguments, chosen = split_settings(settings)
     args = training_arguments(chosen)
     given = None if arguments.space is None else read_space(arguments.space)
-    task, labelled = read_data(run_settings(settings), console)
+    # of folds every example is to be held out once: validation splits are drawn from the rest of each
+    reading = run_settings(settings) | ({} if arguments.folds is None else {"validation_size": 0.0})
+    task, labelled = read_data(reading, console)
     notes: list[str] = []
     if arguments.folds is None:
         parts = [_validation(labelled, data_arguments.validation_size, args.seed)]
@@ -73,7 +78,7 @@ def make_case(settings: dict[str, Any], arguments: SearchArguments, console: Con
         raise UserError(
             f"--metric_for_best_model: there is no metric '{name}'.{nearest(name, known)} Known: {listed(known)}."
         )
-    objective = Objective.of(name, chosen.get("greater_is_better"))
+    objective = Objective.of(name, chosen.get("greater_is_better") if asked else None)
     space = given or read_space(load_strategy(args.strategy).space)
     model = first_model(task, {**settings, **first_settings(space)}, parts[0].data, console)
     if given is None:
@@ -82,7 +87,7 @@ def make_case(settings: dict[str, Any], arguments: SearchArguments, console: Con
         space = fitting(space, {"pooling": task.poolings(model), "head_solver": solvers})
     if arguments.sampler == "grid" and (size := len(grid_of(space))) > arguments.trials:
         raise UserError(f"--sampler grid: the space has {size} points, more than the {arguments.trials} of --trials.")
-    return Case(task, labelled, parts, settings, space, objective, notes)
+    return Case(task, labelled, reading.get("validation_size"), parts, settings, space, objective, notes)
 
 
 def _validation(labelled: LabelledData, share: float, seed: int) -> Part:

@@ -20,14 +20,14 @@ from hfft.failures import writing
 from hfft.finetuning import fine_tune
 from hfft.hub import require_login
 from hfft.parsing import split_settings, training_arguments
-from hfft.preparing import read_data
+from hfft.preparing import keep_needed_architecture, read_data
 from hfft.record import METRICS_FILE, RUN_FILE, RUN_HEADER, SEARCH_SETTINGS, TRIALS_FILE
 from hfft.resuming import binds_result, differences
 from hfft.searching.attempt import FAILED, Outcome, attempt, only_trials_freed
 from hfft.searching.cases import Case, make_case, run_settings
 from hfft.searching.results import print_trials, told, write_trials
 from hfft.searching.space import described, settings_of
-from hfft.settling import is_of_once, plain
+from hfft.settling import from_anywhere, is_of_once, plain, require_use
 from hfft.task import Task
 from hfft.terminal import figure, make_console
 
@@ -131,6 +131,8 @@ def require_packages(backend: str) -> None:
 def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: Ranks) -> SearchResult:
     model_arguments, data_arguments, chosen = split_settings(settings)
     args = training_arguments(chosen)
+    require_use(model_arguments, args)
+    keep_needed_architecture(model_arguments, args)
     if arguments.backend == "ray" and ranks.size > 1:
         raise UserError("--backend ray has no place under a launcher: Ray starts its processes itself.")
     if args.push_to_hub:
@@ -144,9 +146,7 @@ def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: Ranks) 
         )
     # what belongs to this start is none of a trial's business
     once = {name: value for name, value in settings.items() if is_of_once(name)}
-    settings = {name: _absolute(name, value) for name, value in settings.items() if name not in once}
-    if args.adapter_config is not None:
-        settings["adapter_config"] = args.adapter_config  # read once; the file is not found from any folder
+    settings = from_anywhere({name: value for name, value in settings.items() if name not in once})
     case = make_case(settings, arguments, console)
     for note in case.notes:
         console.print(f"  {note}")
@@ -171,15 +171,13 @@ def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: Ranks) 
                 _run_trials(study, case, console)
     finally:
         study.leave()
+    if ranks.rank > 0:
+        ranks.wait_for("made")  # the run by the one that speaks
     with study.alone():
         study.recover(wait=True)
-        return _finish(study, case, folder, once, console)
-
-
-def _absolute(name: str, value: Any) -> Any:
-    """Return a path such that it is found from any folder."""
-    is_path = name in ("data", "model", "cache_dir") and isinstance(value, str | Path)
-    return str(Path(value).absolute()) if is_path and Path(value).exists() else value
+        result = _finish(study, case, folder, once, console)
+        ranks.tell("made")
+    return result
 
 
 def _begin(folder: Path, case: Case, arguments: SearchArguments) -> None:
@@ -251,11 +249,12 @@ def _finish(study: SharedStudy, case: Case, folder: Path, once: dict[str, Any], 
     if study.retrained != best.number:
         settings = run_settings({**case.settings, **own})
         task, labelled = case.task, case.labelled
-        if settings.get("validation_size") != run_settings(case.settings).get("validation_size"):
-            task, labelled = read_data(settings, Console(quiet=True))  # another strategy divides them otherwise
-        resumes = (folder / RUN_FILE).is_file() and _is_run_of(folder, own)
+        if settings.get("validation_size") != case.validation_size:
+            task, labelled = read_data(settings, Console(quiet=True))  # folds, and another strategy, divide otherwise
+        resumes = (folder / RUN_FILE).is_file() and study.retraining == best.number
         if not resumes:
             output.set_aside(folder, output.RUN_PRODUCTS)
+            study.mark_retraining(best.number)
         console.print(f"Best: trial {best.number + 1}, {case.objective.name.replace('_', ' ')} {figure(best.value, 4)}")
         once = {name: value for name, value in once.items() if name not in ("overwrite", "resume")}
         search_told = told(rows, best.number + 1, importances, case)
@@ -267,9 +266,3 @@ def _finish(study: SharedStudy, case: Case, folder: Path, once: dict[str, Any], 
     tested = f"test {headline.replace('_', ' ')} {figure(metrics[f'test_{headline}'])}"
     console.print(f"The best is trial {best.number + 1}, {tested}. All of them: {folder / TRIALS_FILE}")
     return SearchResult(own, best.value, rows, importances, metrics, str(folder))
-
-
-def _is_run_of(folder: Path, own: dict[str, Any]) -> bool:
-    """Say whether the run that was begun in the folder has these settings."""
-    begun = yaml.safe_load((folder / RUN_FILE).read_text("utf-8")) or {}
-    return all(begun.get(name) == plain(value) for name, value in own.items())

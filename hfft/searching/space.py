@@ -17,6 +17,7 @@ import yaml
 from hfft.arguments import DataArguments, ModelArguments, SearchArguments, require_range
 from hfft.errors import UserError, listed, nearest
 from hfft.parsing import SettingsParser, items_of, plain_items, read_plain, train_parser, typed_settings
+from hfft.resuming import binds_result
 from hfft.settling import is_of_once
 from hfft.training_arguments import RANGES, REPLACED, FineTuningArguments
 
@@ -28,6 +29,7 @@ _FIXED = {
     "seed": "trials have the seed of the run, and differ in what is searched alone",
     "output_dir": "trials leave nothing behind",
     **dict.fromkeys(("metric_for_best_model", "greater_is_better", "metrics"), "trials are compared by it"),
+    **dict.fromkeys(("calibration", "keep_adapter"), "it comes after what trials are compared by"),
 }
 
 
@@ -112,6 +114,8 @@ def _entry(name: str, node: yaml.Node, named: str, parser: SettingsParser) -> Ra
         raise UserError(f"{where}: {name} cannot be searched: {reason}.")
     if name not in known:
         raise UserError(f"{where}: there is no argument '{name}'.{nearest(name, known)}")
+    if not binds_result(name):
+        raise UserError(f"{where}: {name} cannot be searched: no result depends on it.")
 
     def read(value: yaml.Node) -> Any:
         typed = typed_settings({name: value}, f"{named}, line {value.start_mark.line + 1}", parser).get(name)

@@ -30,7 +30,8 @@ from hfft.searching.space import Range, Space, grid_of
 
 LOST = "its process ended before it was done."
 STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
-_WORKER, _REASON, _SECONDS, _RETRAINED = "worker", "reason", "seconds", "retrained"
+_WORKER, _REASON, _SECONDS = "worker", "reason", "seconds"
+_RETRAINING, _RETRAINED = "retraining", "retrained"
 _FEWEST_TRIALS = 10  # that tell which parameter matters
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -161,6 +162,15 @@ class SharedStudy:
         done = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
         sign = 1 if self.lower else -1
         return min(done, key=lambda trial: sign * float(trial.value or 0), default=None)
+
+    @property
+    def retraining(self) -> int | None:
+        """The number of the trial whose settings the run in the output folder was begun with."""
+        return self._study.user_attrs.get(_RETRAINING)
+
+    def mark_retraining(self, number: int) -> None:
+        """Say so."""
+        self._study.set_user_attr(_RETRAINING, number)
 
     @property
     def retrained(self) -> int | None:

@@ -59,6 +59,7 @@ def test_a_search_that_is_killed_goes_on(settings, tmp_path):
     here, there = fork.Pipe()
     child = fork.Process(target=stop_in_trial, args=(3, there, own))
     child.start()
+    assert here.poll(60)  # it may have failed before
     os.kill(here.recv(), signal.SIGKILL)
     child.join()
     found = hfft.search(**own)
@@ -78,10 +79,10 @@ def join(barrier: Any, made: Any, settings: dict[str, Any]) -> None:
             barrier.wait(timeout=120)
         return real(*args)
 
-    def fine_tune(*args: Any) -> Any:
+    def fine_tune(*args: Any, **kwargs: Any) -> Any:
         with made.get_lock():
             made.value += 1
-        return tune(*args)
+        return tune(*args, **kwargs)
 
     running.attempt, running.fine_tune = attempt, fine_tune
     hfft.search(**settings)
@@ -110,7 +111,7 @@ def test_who_makes_the_run_is_followed_by_another_where_it_is_killed(settings, t
     here, there = fork.Pipe()
 
     def stop() -> None:
-        def wait(*args: Any) -> None:
+        def wait(*args: Any, **kwargs: Any) -> None:
             there.send(os.getpid())
             signal.pause()
 
@@ -119,6 +120,7 @@ def test_who_makes_the_run_is_followed_by_another_where_it_is_killed(settings, t
 
     child = fork.Process(target=stop)
     child.start()
+    assert here.poll(60)  # it may have failed before
     os.kill(here.recv(), signal.SIGKILL)
     child.join()
     found = hfft.search(**own)

@@ -125,15 +125,62 @@ def quiet() -> Any:
     return Console(quiet=True)
 
 
-@pytest.mark.parametrize("strategy", ["full", "lora"])
-def test_a_trained_trial_is_worth_what_its_run_reports_and_its_last_run_is_tested(strategy, settings, tmp_path):
-    own = {**settings, "strategy": strategy, "num_train_epochs": 3, "pooling": "model"}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "full"},
+        {"strategy": "lora", "keep_adapter": True, "pooling": None},
+    ],
+    ids=["full", "lora"],
+)
+def test_a_trained_trial_is_worth_what_its_run_reports_and_its_last_run_is_tested(options, settings, tmp_path):
+    own = {**settings, "num_train_epochs": 3, "pooling": "model", **options}
     space = {"learning_rate": [1e-2, 1e-3]}
     found = hfft.search(**own, output_dir=str(tmp_path / "out"), space=space, sampler="grid", pruner="none")
     by_hand = hfft.finetune(**own, learning_rate=1e-3, output_dir=str(tmp_path / "hand"))
     assert values(found)[1] == by_hand.metrics["validation_log_loss"]
     assert found.value == found.metrics["validation_log_loss"]
     assert not [path for path in (tmp_path / "out" / "search").rglob("*") if path.suffix == ".safetensors"]
+
+
+def test_without_a_choice_of_checkpoints_a_trial_is_worth_its_last_step(settings, tmp_path):
+    own = {**settings, "strategy": "full", "max_steps": 3, "pooling": "model", "output_dir": "unused"}
+    own |= {"load_best_model_at_end": False, "save_strategy": "no", "learning_rate": 1e-2, "dropout": 0.0}
+    case = cases.make_case(own, arguments(space={"weight_decay": [0.0]}), quiet())
+
+    def worth(**options: Any) -> float | None:
+        settings = {**own, **options}
+        return attempt.attempt(case.task, case.parts, settings, case.objective, lambda value, step: False).value
+
+    last = worth(eval_strategy="steps", eval_steps=3)
+    assert last is not None
+    assert worth(eval_strategy="steps", eval_steps=2) == worth(eval_strategy="no", eval_on_start=True) == last
+
+
+def test_a_trial_stops_early_where_its_run_does_that_counts_from_the_solved_head(settings):
+    own = {**settings, "strategy": "lp-ft", "pooling": "model", "output_dir": "unused", "num_train_epochs": 5}
+    own |= {"learning_rate": 1.0, "warmup_steps": 0, "early_stopping_patience": 1}
+    case = cases.make_case(own, arguments(space={"weight_decay": [0.0]}), quiet())
+    steps: list[int] = []
+    attempt.attempt(case.task, case.parts, own, case.objective, lambda value, step: bool(steps.append(step)))
+    assert steps == [1]
+
+
+def test_the_direction_that_was_given_is_that_of_the_metric_that_was_given(settings):
+    own = {name: value for name, value in settings.items() if name != "metric_for_best_model"}
+    own |= {"output_dir": "unused", "greater_is_better": False}
+    assert cases.make_case(own, arguments(space=GRID), quiet()).objective == Objective("accuracy", False)
+    assert Objective.of("log_loss", True) == Objective("log_loss", True)
+    assert Objective.of("of_mine", False) == Objective("of_mine", True)
+
+
+def test_a_run_that_is_no_search_is_not_replaced_by_resuming(settings, tmp_path):
+    out = tmp_path / "out"
+    hfft.finetune(**settings, output_dir=str(out))
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match="begun by another command"):
+        hfft.search(**settings, output_dir=str(out), space=GRID, sampler="grid", resume=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
 def test_no_trial_depends_on_the_test_split(result, settings, tmp_path):
@@ -148,11 +195,12 @@ def test_no_trial_depends_on_the_test_split(result, settings, tmp_path):
 
 
 def test_with_folds_trials_are_worth_the_mean_of_a_cross_validation(settings, tmp_path):
-    own = {**settings, "strategy": "full", "num_train_epochs": 2, "pooling": "model"}
+    own = {**settings, "strategy": "full", "num_train_epochs": 2, "pooling": "model", "learning_rate": 1e-2}
     found = hfft.search(**own, output_dir=str(tmp_path / "out"), folds=3, space={"weight_decay": [0.0, 0.1]}, trials=1)
     (row,) = found.trials
     by_hand = hfft.cross_validate(**own, **row["parameters"], folds=3, output_dir=str(tmp_path / "hand"))
     assert row["value"] == pytest.approx(by_hand.metrics["crossval_log_loss"], abs=1e-6)
+    assert (found.metrics["train_examples"], found.metrics["validation_examples"]) == (36, 9)
 
 
 def test_what_fails_is_written_down_and_the_others_go_on(settings, tmp_path, capsys):
@@ -255,6 +303,8 @@ def test_nothing_of_a_trial_stays_in_memory(settings):
         ({"metric_for_best_model": "log_los"}, "Did you mean 'log_loss'"),
         ({"data": "nowhere"}, "no file or folder 'nowhere'"),
         ({"strategy": "linear-prob"}, "no strategy 'linear-prob'"),
+        ({"dropout": 0.2}, "dropout has no place in the strategy 'linear-probe'"),
+        ({"strategy": "lora", "keep_adapter": True}, "pooling mean is folded into the model"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_a_folder_is_made(options, message, settings, tmp_path):

@@ -74,6 +74,8 @@ def test_a_grid_has_every_combination():
         ("seed: [1, 2]", "seed cannot be searched"),
         ("test_size: [0.1, 0.2]", "data are read and split once"),
         ("push_to_hub: [true, false]", "push_to_hub cannot be searched"),
+        ("calibration: [none, temperature]", "it comes after what trials are compared by"),
+        ("per_device_eval_batch_size: [8, 64]", "no result depends on it"),
         ("pooling: !!python/object/apply:os.system [ls]", "tags such as"),
         ("pooling: &some [mean]", "aliases are not read"),
     ],
