@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ def announce(command: str, stream: TextIO | None = None) -> None:
 
 def quiet_libraries() -> None:
     """Leave the terminal to hfft: the libraries' own bars and notices off, unless the user asked for them."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of optional kernels wherever it is installed
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
