@@ -48,6 +48,8 @@ def test_two_processes_cross_validate_as_one_does(tiny_bert, text_folder, tmp_pa
     assert alone.returncode == 0, alone.stderr
     two, one = (json.loads((tmp_path / name / "crossval.json").read_text()) for name in ("two", "one"))
     assert len(one["folds"]) == 3
+    for fold in (*two["folds"], *one["folds"]):
+        del fold["train_runtime"]
     assert two == one
     tables = [pandas.read_parquet(tmp_path / name / "predictions.parquet") for name in ("two", "one")]
     assert len(tables[0]) == 36

@@ -228,7 +228,7 @@ def test_colours_that_were_multiplied_by_their_transparency(mode: str):
 @pytest.mark.parametrize("mode", ["YCbCr", "HSV", "LAB"])
 def test_other_colour_spaces(tmp_path: Path, mode: str):
     red = Image.new("RGB", (2, 2), (250, 20, 30)).convert(mode)
-    image = red if mode == "HSV" else save(red, tmp_path / "colours.tif")
+    image = save(red, tmp_path / "colours.tif") if mode == "LAB" else red  # Pillow 12 cannot read its own YCbCr files
     assert np.abs(np.asarray(decode_image(image)).astype(int) - [250, 20, 30]).max() <= 6
 
 
