@@ -138,7 +138,7 @@ def fine_tune(
     args = training_arguments(chosen)
     if args.world_size > 1:
         require_like_machines(labelled, args)
-    keep_needed_architecture(model_arguments, args)
+    of_pooling = keep_needed_architecture(model_arguments, args)
     if is_zero3() and labelled.target.problem_type == Regression.problem_type:
         raise UserError(
             "Numbers cannot be trained with ZeRO stage 3: their unit is folded into the last layer, of which no "
@@ -150,6 +150,7 @@ def fine_tune(
 
     set_seed(args.seed)  # the head is drawn here
     loaded, processor = load_model(task, model_arguments, labelled, console)
+    of_pooling = of_pooling if len(task.poolings(loaded)) > 1 else None
     for finding in task.check_model(model_arguments, labelled.splits, processor):
         labelled.findings.items.append(finding)
         console.print(f"  {finding.message}")
@@ -175,7 +176,7 @@ def fine_tune(
     if args.load_in_4bit and start.pooling != MODEL:
         task.pool(whole, start.pooling)
     loaded, of_adapters = adapted(task, loaded, processor, labelled, args)
-    for note in (*of_quantizing, *start.notes, *of_adapters):
+    for note in filter(None, (*of_quantizing, of_pooling, *start.notes, *of_adapters)):
         record.notes.append(note)
         console.print(f"  {note[0].upper()}{note[1:]}")
     trainer = make_trainer(task, loaded, processor, labelled, args, measure, cache, console)

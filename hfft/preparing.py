@@ -83,28 +83,35 @@ def require_like_machines(data: LabelledData, args: FineTuningArguments) -> None
     )
 
 
-def keep_needed_architecture(arguments: ModelArguments, args: FineTuningArguments) -> None:
+def keep_needed_architecture(arguments: ModelArguments, args: FineTuningArguments) -> str | None:
     """Let the head read the trunk as it does, where nothing can be folded into the model in the end.
 
-    Raises :class:`UserError` where another architecture or another size of pictures was asked for.
+    Returns:
+        what to tell of it, of a model that has several poolings to choose from.
+
+    Raises:
+        UserError: where another architecture or another size of pictures was asked for.
     """
+    asked, told = arguments.pooling, None
     if is_sharded(args):
-        _keep_architecture(arguments, "which FSDP and ZeRO stage 3 leave in parts")
+        told = _keep_architecture(arguments, "which FSDP and ZeRO stage 3 leave in parts")
     if args.keep_adapter:
-        _keep_architecture(arguments, "and adapters by themselves are for the base model as it is")
+        told = _keep_architecture(arguments, "and adapters by themselves are for the base model as it is")
         if arguments.image_size is not None:
             raise UserError(
                 "image_size changes what the model reads, and adapters by themselves are for the base model as it is: "
                 "leave out keep_adapter."
             )
+    return told if asked == AUTO and args.starts_solved else None
 
 
-def _keep_architecture(arguments: ModelArguments, because: str) -> None:
+def _keep_architecture(arguments: ModelArguments, because: str) -> str:
     if arguments.pooling not in (AUTO, MODEL):
         raise UserError(
             f"pooling {arguments.pooling} is folded into the model in the end, {because}: set pooling to model."
         )
     arguments.pooling = MODEL
+    return f"pooling model, which may not be the best: another one is folded into the model in the end, {because}."
 
 
 def load_model(task: Task, arguments: ModelArguments, data: LabelledData, console: Console) -> tuple[Any, Any]:

@@ -100,6 +100,7 @@ def test_a_text_run_ships_an_ordinary_model_and_adapters_for_the_base(text_run, 
     dense = {name for name in base if name.endswith(".weight") and "encoder" in name and "LayerNorm" not in name}
     assert moved == dense | {"pooler.dense.weight", "pooler.dense.bias"}
     assert not any("adapter" in path.name for path in model_files(Path(text_run.output_dir)))  # what a push takes
+    assert any(note.startswith("pooling model, which may not be the best") for note in text_run.record.notes)
 
 
 @pytest.mark.parametrize("strategy", ["lora", "dora"])
@@ -116,6 +117,7 @@ def test_picture_runs_ship_ordinary_models(
     statistics = [name for name in before if "running_" in name]
     assert bool(statistics) == (family == "timm ResNet")
     assert all(torch.equal(before[name], weights[name]) for name in statistics)
+    assert not any("pooling" in note for note in run.record.notes)  # there is none to choose
     if strategy == "lora":
         assert_pipeline_answers_as_the_run(run)
 
