@@ -61,7 +61,10 @@ def probe_test(
     try:
         with torch.random.fork_rng(devices=[]):
             if readout is None:
-                model = copy.deepcopy(model)
+                try:
+                    model = copy.deepcopy(model)
+                except (RuntimeError, TypeError):  # of tensors in it that were computed, or what is no data
+                    return None
                 wanted = AUTO if pooling == AUTO else MODEL  # another one is in the model already
                 readout = start_training(task, model, processor, data, args, wanted, cache, console, True).readout
             assert readout is not None

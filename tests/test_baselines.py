@@ -105,11 +105,23 @@ def test_a_trunk_that_is_read_otherwise_is_so_for_the_head_too(settings, tmp_pat
     assert found == pytest.approx(of_test(probe.metrics, found), abs=1e-5)
 
 
-def test_a_head_that_cannot_be_solved_is_left_out(settings, tmp_path, monkeypatch):
-    def fail(*_: Any) -> None:
-        raise UserError("The head cannot be solved.")
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ((baselines, "start_training"), UserError("The head cannot be solved.")),
+        ((baselines.copy, "deepcopy"), RuntimeError("Only leaf tensors can be copied.")),
+    ],
+    ids=["not solved", "not copied"],
+)
+def test_a_head_that_cannot_be_had_is_left_out(place, error, settings, tmp_path, monkeypatch):
+    inner = getattr(*place)
 
-    monkeypatch.setattr(baselines, "start_training", fail)
+    def fail(first: Any, *rest: Any, **options: Any) -> Any:
+        if place[1] == "deepcopy" and not isinstance(first, torch.nn.Module):
+            return inner(first, *rest, **options)
+        raise error
+
+    monkeypatch.setattr(*place, fail)
     run = hfft.finetune(**settings, **LONG, strategy="full", validation_size=0, output_dir=str(tmp_path / "out"))
     assert run.metrics["test_examples"] == 15
     assert not beside(run.metrics)
