@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 import hfft
-from hfft.processes import leave
+from hfft.hardware.processes import leave
 
 
 def main() -> None:

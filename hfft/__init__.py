@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from hfft.arguments import DataArguments, ModelArguments
     from hfft.callbacks import GradualUnfreezing
     from hfft.checking import check
-    from hfft.comparing import Comparison, compare
-    from hfft.cross_validation import cross_validate
-    from hfft.cross_validation_result import CrossValidationResult
+    from hfft.crossval.result import CrossValidationResult
+    from hfft.crossval.running import cross_validate
     from hfft.errors import UserError
-    from hfft.exporting import export
     from hfft.finetuning import FineTuneResult, finetune
     from hfft.freezing import UnfreezeSchedule
-    from hfft.hub import push
-    from hfft.inference import EvaluationResult, evaluate
     from hfft.layers import LayerGroup, LayerStack
-    from hfft.listing import runs
     from hfft.optim import layerwise_optimizer, layerwise_param_groups
-    from hfft.prediction import predict
     from hfft.range_test import LearningRateTest, lr_find
     from hfft.record import RunRecord
+    from hfft.results.comparing import Comparison, compare
+    from hfft.results.exporting import export
+    from hfft.results.hub import push
+    from hfft.results.inference import EvaluationResult, evaluate
+    from hfft.results.listing import runs
+    from hfft.results.prediction import predict
     from hfft.searching import SearchResult, search
     from hfft.strategies import Strategy, list_strategies, load_strategy
     from hfft.task import InputColumn, Task, list_tasks, load_task
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "Comparison": "comparing",
-    "CrossValidationResult": "cross_validation_result",
+    "Comparison": "results.comparing",
+    "CrossValidationResult": "crossval.result",
     "DataArguments": "arguments",
-    "EvaluationResult": "inference",
+    "EvaluationResult": "results.inference",
     "FineTuneResult": "finetuning",
     "FineTuningArguments": "training_arguments",
     "FineTuningTrainer": "trainer",
@@ -57,10 +57,10 @@ _MODULE_OF = {
     "UnfreezeSchedule": "freezing",
     "UserError": "errors",
     "check": "checking",
-    "compare": "comparing",
-    "cross_validate": "cross_validation",
-    "evaluate": "inference",
-    "export": "exporting",
+    "compare": "results.comparing",
+    "cross_validate": "crossval.running",
+    "evaluate": "results.inference",
+    "export": "results.exporting",
     "finetune": "finetuning",
     "layerwise_optimizer": "optim",
     "layerwise_param_groups": "optim",
@@ -69,9 +69,9 @@ _MODULE_OF = {
     "load_strategy": "strategies",
     "load_task": "task",
     "lr_find": "range_test",
-    "predict": "prediction",
-    "push": "hub",
-    "runs": "listing",
+    "predict": "results.prediction",
+    "push": "results.hub",
+    "runs": "results.listing",
     "search": "searching",
 }
 

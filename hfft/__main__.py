@@ -8,7 +8,7 @@ from hfft.cli import main
 if __name__ == "__main__":
     code = main()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from hfft.processes import leave
+        from hfft.hardware.processes import leave
 
         leave(code)
     sys.exit(code)

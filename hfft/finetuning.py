@@ -12,27 +12,28 @@ import numpy as np
 from rich.console import Console
 from transformers import set_seed
 
-from hfft import output
 from hfft.adapters.models import Adapter, is_adapted, merge
 from hfft.adapters.quantizing import beside_whole_weights
-from hfft.base_model import BaseModel
-from hfft.baselines import probe_test
-from hfft.caching import Cache, cache_folder
 from hfft.callbacks.interruption import StopOnSignal
 from hfft.callbacks.live_report import LiveReport
 from hfft.callbacks.progress import TrainingProgress
 from hfft.callbacks.tracking import Trackers, closing_trackers
-from hfft.checkpoints import newest_whole
 from hfft.data import LabelledData
 from hfft.errors import RunInterrupted, UserError, listed
 from hfft.evidence import Evidence, PartOfCrossValidation
 from hfft.failures import computing, writing
 from hfft.features.start import MODEL
-from hfft.gathering import distances, evaluate_run, report_progress, show_examples
-from hfft.hub import require_login
-from hfft.launching import is_zero3
+from hfft.hardware.launching import is_zero3
+from hfft.hardware.processes import from_first_process
 from hfft.parsing import split_settings, training_arguments
-from hfft.preparing import (
+from hfft.record import ADAPTER_FOLDER, TRAIN_RUNTIME, RunRecord
+from hfft.report import write_card, write_report
+from hfft.results.hub import require_login
+from hfft.running import output
+from hfft.running.base_model import BaseModel
+from hfft.running.baselines import probe_test
+from hfft.running.gathering import distances, evaluate_run, report_progress, show_examples
+from hfft.running.preparing import (
     SMALLER_BATCHES,
     adapted,
     keep_needed_architecture,
@@ -44,10 +45,9 @@ from hfft.preparing import (
     require_like_machines,
     start_training,
 )
-from hfft.processes import from_first_process
-from hfft.record import ADAPTER_FOLDER, TRAIN_RUNTIME, RunRecord
-from hfft.report import write_card, write_report
-from hfft.settling import measure_function, require_use, rerunnable, settle, task_defaults
+from hfft.running.settling import measure_function, require_use, rerunnable, settle, task_defaults
+from hfft.storage.caching import Cache, cache_folder
+from hfft.storage.checkpoints import newest_whole
 from hfft.strategies import load_strategy
 from hfft.targets import Regression
 from hfft.targets.temperature import calibrate, logit_layers

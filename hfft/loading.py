@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfft.arguments import ModelArguments
-from hfft.dropout import changed_rates, with_changed_rates
 from hfft.errors import UserError, listed
+from hfft.layers.dropout import changed_rates, with_changed_rates
 from hfft.paths import require_model
 
 if TYPE_CHECKING:

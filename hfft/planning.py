@@ -13,7 +13,7 @@ from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.optim.param_groups import layer_learning_rates
 from hfft.parsing import split_settings, training_arguments
-from hfft.settling import task_defaults
+from hfft.running.settling import task_defaults
 from hfft.strategies import load_strategy
 from hfft.task import Task, load_task, task_for_config
 from hfft.training_arguments import FineTuningArguments

@@ -13,14 +13,14 @@ from rich.console import Console
 from transformers import set_seed
 
 from hfft.arguments import RangeTestArguments
-from hfft.caching import Cache, cache_folder
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 from hfft.callbacks.learning_rate_range import LearningRateRange, smooth
 from hfft.errors import UserError
 from hfft.failures import computing, writing_output
+from hfft.hardware.seeding import random_state_kept
 from hfft.parsing import split_settings, training_arguments
 from hfft.paths import require_writable
-from hfft.preparing import (
+from hfft.running.preparing import (
     SMALLER_BATCHES,
     adapted,
     keep_needed_architecture,
@@ -30,8 +30,8 @@ from hfft.preparing import (
     read_data,
     start_training,
 )
-from hfft.seeding import random_state_kept
-from hfft.settling import measure_function, settle, task_defaults
+from hfft.running.settling import measure_function, settle, task_defaults
+from hfft.storage.caching import Cache, cache_folder
 from hfft.strategies import load_strategy
 from hfft.task import Task
 from hfft.terminal import make_console, progress_bar

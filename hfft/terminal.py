@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hfft.checking import CheckResult
-    from hfft.comparing import Comparison
     from hfft.planning import LayerPlan
     from hfft.range_test import LearningRateTest
+    from hfft.results.comparing import Comparison
 
 SOLVED_HEAD = "solved head"
 """Heading of what a head reaches that was solved on the features of the pretrained trunk."""

@@ -20,27 +20,27 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.trainer_utils import has_length, seed_worker
 
 from hfft.adapters.models import is_adapted, lora_plus_multipliers
-from hfft.caching import Cache
 from hfft.callbacks.early_stopping import EarlyStopping
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
-from hfft.checkpoints import WholeCheckpoints
 from hfft.errors import UserError
 from hfft.features.in_training import PrefixInTraining
 from hfft.features.rows import ROWS, NumberedCollator, NumberedRows, Views
 from hfft.features.stages import Run
 from hfft.freezing import put_frozen_in_eval_mode, select_parameters
-from hfft.launching import shard_blocks
+from hfft.hardware.launching import shard_blocks
+from hfft.hardware.precision import suited_attention
+from hfft.hardware.processes import from_first_process, reduce_what_trains
 from hfft.layers import LayerStack
 from hfft.objectives import OBJECTIVES, Objective, mean_squared_error
 from hfft.optim import layerwise_optimizer, schedule_factor
 from hfft.optim.factory import IN_TRANSFORMERS, optimizer_of_arguments
 from hfft.optim.schedules import SCHEDULES
-from hfft.precision import suited_attention
-from hfft.processes import from_first_process, reduce_what_trains
-from hfft.pushing import ModelPushes
-from hfft.sampling import EpochOfSampler, GlobalBatchSampler
-from hfft.steps import GuardedSteps
+from hfft.results.pushing import ModelPushes
+from hfft.storage.caching import Cache
+from hfft.storage.checkpoints import WholeCheckpoints
 from hfft.strategies import load_strategy
+from hfft.training.sampling import EpochOfSampler, GlobalBatchSampler
+from hfft.training.steps import GuardedSteps
 from hfft.training_arguments import FineTuningArguments, schedule_name, uses_layerwise_rates
 
 _PREPARED = "_is_accelerate_prepared"

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from hfft.adapters.settings import require_adapter_arguments
 from hfft.arguments import require_choice, require_range
 from hfft.errors import UserError
-from hfft.launching import (
+from hfft.hardware.launching import (
     require_all_processes,
     require_deepspeed,
     require_fsdp,
@@ -24,9 +24,9 @@ from hfft.launching import (
     require_unfreezable,
     require_whole_model,
 )
+from hfft.hardware.precision import BF16, FP16, resolve_precision
 from hfft.optim.factory import IN_TRANSFORMERS, require_known_optimizer
 from hfft.optim.schedules import SCHEDULES, require_known
-from hfft.precision import BF16, FP16, resolve_precision
 from hfft.strategies import DEFAULT_STRATEGY, load_strategy
 from hfft.trackers import require_trackers
 

@@ -98,7 +98,7 @@ def test_long_texts_are_joined_of_one_class(comparison, text_folder, tmp_path):
 
 
 def test_a_full_run_on_pictures_may_start_from_random_weights(comparison, image_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("hfft.precision.has_fast_bf16", lambda device_type: False)  # on every processor
+    monkeypatch.setattr("hfft.hardware.precision.has_fast_bf16", lambda device_type: False)  # on every processor
     flags = ["--architecture", "test_resnet", "--data", str(image_folder)]
     found = told("full", flags, tmp_path, monkeypatch)
     assert list(found["summary"]) == ["stock", "hfft", "hfft, fp32"]

@@ -13,10 +13,10 @@ from torch.utils.data import get_worker_info
 
 import hfft
 from hfft import UserError, cli
-from hfft.checkpoints import newest_whole
 from hfft.data.prepared import PreparedDataset
 from hfft.errors import ProcessError
 from hfft.record import RunRecord
+from hfft.storage.checkpoints import newest_whole
 from tests.conftest import make_sentences, write_csv
 
 

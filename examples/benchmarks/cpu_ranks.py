@@ -75,7 +75,7 @@ def train(options: argparse.Namespace, file: Path) -> None:
     from transformers import TrainerCallback, ViTConfig, ViTForImageClassification, set_seed
 
     import hfft
-    from hfft.processes import leave
+    from hfft.hardware.processes import leave
 
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     set_seed(0)

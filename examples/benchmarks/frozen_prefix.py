@@ -128,7 +128,7 @@ def run(options: argparse.Namespace, training: str, side: str, seed: int) -> dic
     )
 
     import hfft
-    from hfft.caching import Cache
+    from hfft.storage.caching import Cache
 
     torch.set_num_threads(options.threads)
     tokenizer = AutoTokenizer.from_pretrained(options.model)

@@ -66,7 +66,7 @@ def run_hfft(options: Namespace, seed: int, folder: Path, **settings: Any) -> Re
     from timing import Stopwatch
 
     import hfft
-    from hfft import preparing
+    from hfft.running import preparing
 
     watch = Stopwatch()
     with watch.around((preparing, "_encoded"), (hfft.FineTuningTrainer, "train")):

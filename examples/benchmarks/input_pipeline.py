@@ -28,10 +28,10 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision.transforms import v2
 from transformers import ViTImageProcessor
 
-from hfft.caching import Cache
 from hfft.data.prepared import encoded
 from hfft.paths import files_below
-from hfft.sampling import GlobalBatchSampler
+from hfft.storage.caching import Cache
+from hfft.training.sampling import GlobalBatchSampler
 
 Row = dict[str, Any]
 

@@ -62,7 +62,7 @@ def run_hfft(options: Namespace, seed: int, shared: Path, folder: Path) -> Resul
     from timing import Stopwatch
 
     import hfft
-    from hfft import preparing
+    from hfft.running import preparing
 
     watch = Stopwatch()
     with watch.around((preparing, "start_from")):

@@ -16,9 +16,9 @@ from torch import nn
 from hfft.adapters.quantizing import is_in_4bit, whole_size
 from hfft.adapters.settings import adapter_fields, make_config
 from hfft.adapters.targets import find_targets, head_modules
-from hfft.checkpoints import let_others_read
 from hfft.errors import UserError, listed
 from hfft.layers import LayerStack
+from hfft.storage.checkpoints import let_others_read
 from hfft.strategies import load_strategy
 
 _PREFIX = "base_model.model."  # of the names of a model's parameters once PEFT has wrapped it

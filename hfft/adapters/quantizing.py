@@ -18,9 +18,9 @@ from torch import nn
 
 from hfft.adapters.targets import find_targets
 from hfft.errors import UserError, listed
-from hfft.launching import is_on
+from hfft.hardware.launching import is_on
+from hfft.hardware.precision import dtype_of
 from hfft.layers import LayerStack
-from hfft.precision import dtype_of
 
 _TYPES = ("LORA", "IA3")  # of PEFT, with layers of their own for weights in 4 bits
 _KEEP_THE_BASE = (True, False, "gaussian", "orthogonal")  # init_lora_weights that leave the frozen weights alone

@@ -14,7 +14,7 @@ import yaml
 from hfft.adapters.quantizing import require_quantizable
 from hfft.arguments import require_range
 from hfft.errors import UserError, listed, nearest
-from hfft.launching import is_sharded, require_plain_checkpointing
+from hfft.hardware.launching import is_sharded, require_plain_checkpointing
 from hfft.paths import existing_path
 from hfft.strategies import STRATEGIES, Strategy
 

@@ -15,7 +15,7 @@ from transformers.trainer_callback import ExportableState
 
 from hfft.errors import UserError, listed
 from hfft.freezing import UnfreezeSchedule, put_frozen_in_eval_mode
-from hfft.launching import require_unfreezable
+from hfft.hardware.launching import require_unfreezable
 from hfft.layers import LayerStack
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 from hfft.errors import UserError
-from hfft.processes import from_first_process
+from hfft.hardware.processes import from_first_process
 from hfft.record import METRICS_FILE, REPORT_FILE, RUN_FILE, RunRecord
 from hfft.trackers import Finished, TensorBoard, Tracker, tracker_of
 

@@ -58,8 +58,8 @@ def compare_command(argv: Sequence[str]) -> int:
     parser.add_argument("--output", metavar="F.json", help="Also write the comparison to this file.")
     given = parse(parser, argv)
     output = given.pop("output", None)
-    from hfft.comparing import compare
     from hfft.paths import require_writable
+    from hfft.results.comparing import compare
     from hfft.terminal import print_comparison
 
     if output is not None:
@@ -82,8 +82,8 @@ def runs_command(argv: Sequence[str]) -> int:
     parser.add_argument("--output", metavar="F.csv", help="Also write them, with all metrics (.csv, .json, .parquet).")
     given = parse(parser, argv)
     output = given.pop("output", None)
-    from hfft.listing import runs, write_runs
     from hfft.paths import require_writable
+    from hfft.results.listing import runs, write_runs
     from hfft.terminal import print_runs
 
     if output is not None:

@@ -24,7 +24,7 @@ def crossval_command(argv: Sequence[str]) -> int:
 
     settings = run_settings("crossval", crossval_command.__doc__, argv, CrossValidationArguments)
     if settings is not None:
-        from hfft.cross_validation import cross_validate
+        from hfft.crossval.running import cross_validate
 
         cross_validate(**settings)
     return DONE

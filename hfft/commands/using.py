@@ -27,8 +27,8 @@ def evaluate_command(argv: Sequence[str]) -> int:
     parser.add_argument("--label_delimiter", help="What divides the classes in a label column of texts.")
     given = parse(parser, argv)
     output = given.pop("output", None)
-    from hfft.inference import evaluate
     from hfft.paths import require_writable
+    from hfft.results.inference import evaluate
 
     if output is not None:
         require_writable(Path(output), (".json",), Path(given["data"]))
@@ -55,7 +55,7 @@ def predict_command(argv: Sequence[str]) -> int:
     piped = "-" in (argv[place + 1] for place, word in enumerate(argv[:-1]) if word == "--output")
     # what a program reads is on standard output then, and what a person reads beside it
     given = parse(parser, argv, sys.stderr if piped else sys.stdout)
-    from hfft.prediction import predict_to
+    from hfft.results.prediction import predict_to
 
     console = make_console(stderr=piped)
     done = predict_to(**given, console=console)
@@ -81,7 +81,7 @@ def push_command(argv: Sequence[str]) -> int:
         "--include_predictions", action="store_true", help="Also predictions.parquet, which holds your test inputs."
     )
     given = parse(parser, argv)
-    from hfft.hub import push
+    from hfft.results.hub import push
 
     make_console().print(f"Pushed: {push(**given)}")
     return DONE
@@ -96,7 +96,7 @@ def export_command(argv: Sequence[str]) -> int:
     parser.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
     parser.add_argument("--trust_remote_code", action="store_true", help="Run the code that a repository brings along.")
     given = parse(parser, argv)
-    from hfft.exporting import export
+    from hfft.results.exporting import export
 
     difference = export(**given)
     make_console().print(f"Exported: {given['output']}; its logits differ from the model's by {difference:.1e} at most")

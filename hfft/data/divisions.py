@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hfft.arrays import other_rows, select_rows
 from hfft.data.drawing import draw_split
 from hfft.data.folds import ALWAYS_TRAINED, draw_folds
 from hfft.data.kin import kin_of_train
 from hfft.data.labelled import LabelledData
 from hfft.data.leaks import settle_leaks
 from hfft.errors import UserError
+from hfft.storage.arrays import other_rows, select_rows
 
 
 @dataclass

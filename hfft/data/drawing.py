@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfft.arrays import encode_column, other_rows, select_rows
 from hfft.data.split_names import GROUP
 from hfft.data.splits import draw_groups
 from hfft.errors import UserError, listed
 from hfft.findings import NOTE
+from hfft.storage.arrays import encode_column, other_rows, select_rows
 
 if TYPE_CHECKING:
     from hfft.data.labelled import LabelledData

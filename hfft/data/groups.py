@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfft.arrays import encode_column
 from hfft.data.sources import Source
 from hfft.data.split_names import GROUP
 from hfft.errors import UserError, listed, nearest
 from hfft.findings import WARNING, Offender
+from hfft.storage.arrays import encode_column
 from hfft.targets import is_missing
 
 if TYPE_CHECKING:

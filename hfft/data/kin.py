@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfft.arrays import encode_column
 from hfft.data.copies import find_repeats
 from hfft.data.split_names import GROUP
+from hfft.storage.arrays import encode_column
 
 if TYPE_CHECKING:
     from hfft.data.labelled import LabelledData

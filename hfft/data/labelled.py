@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfft.arguments import DataArguments
-from hfft.arrays import column_values, other_rows, select_rows
-from hfft.caching import content_key
 from hfft.data.class_checks import tell_of_classes, tell_untested
 from hfft.data.columns import find_columns
 from hfft.data.drawing import draw_split
@@ -24,13 +22,15 @@ from hfft.data.sources import Source, task_inputs
 from hfft.data.split_names import LABEL, REFERENCE, UNSPLIT
 from hfft.errors import UserError, listed
 from hfft.findings import ERROR, MOST_OFFENDERS, WARNING, Findings, Offender, reference_text
+from hfft.storage.arrays import column_values, other_rows, select_rows
+from hfft.storage.caching import content_key
 from hfft.targets import Target, choose_target
 from hfft.task import Encoder, StagedEncoder, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hfft.caching import Cache
+    from hfft.storage.caching import Cache
 
 
 @dataclass

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfft.arrays import other_rows, select_rows
 from hfft.data.copies import Copies, find_copies, find_repeats
 from hfft.data.shingles import MOST_PAIRS, MOST_SHINGLED
 from hfft.data.split_names import LABEL, REFERENCE
 from hfft.errors import listed
 from hfft.findings import ERROR, MOST_OFFENDERS, NOTE, WARNING, Offender, reference_text
+from hfft.storage.arrays import other_rows, select_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset

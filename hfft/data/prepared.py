@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from hfft.caching import Arrays, Cache, content_key
 from hfft.data.inspecting import Track
 from hfft.data.split_names import LABEL
-from hfft.ragged import RaggedArray, RaggedWriter
+from hfft.storage.caching import Arrays, Cache, content_key
+from hfft.storage.ragged import RaggedArray, RaggedWriter
 from hfft.task import Encoder, Prepared, StagedEncoder
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from hfft.arrays import other_rows
+from hfft.storage.arrays import other_rows
 
 
 def draw_stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from hfft.caching import Arrays, Cache, content_key
 from hfft.features.cuts import Cut, Inputs
 from hfft.features.recording import joined, outputs_at, rows_of
 from hfft.features.rows import TARGETS, fetch
-from hfft.ragged import RaggedWriter
+from hfft.storage.caching import Arrays, Cache, content_key
+from hfft.storage.ragged import RaggedWriter
 
 Collate = Callable[[list[Any]], Inputs]
 """Encoded examples -> a batch without labels, on the device of the model."""

@@ -19,12 +19,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hfft.caching import Cache, content_key
 from hfft.data.inspecting import Track
-from hfft.dropout import is_for_training, without_rates
 from hfft.errors import UserError
 from hfft.features.readout import Readout
-from hfft.precision import FP32, autocast_on
+from hfft.hardware.precision import FP32, autocast_on
+from hfft.layers.dropout import is_for_training, without_rates
+from hfft.storage.caching import Cache, content_key
 
 _FORMAT = 1
 # What a layer makes of a larger batch falls out of a processor's cache: MobileNetV2-0.35 on two cores takes 6 ms a

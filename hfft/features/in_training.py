@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from hfft.adapters.models import is_adapted
-from hfft.caching import Cache
 from hfft.errors import UserError
 from hfft.failures import computing
 from hfft.features.activations import without_targets
@@ -16,6 +15,7 @@ from hfft.features.cuts import Inputs
 from hfft.features.prefix import FrozenPrefix
 from hfft.features.stages import Run
 from hfft.layers import LayerStack
+from hfft.storage.caching import Cache
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ import torch
 import transformers
 from torch import nn
 
-from hfft.caching import Cache
 from hfft.errors import listed
 from hfft.features.activations import Activations, Collate, length_of
 from hfft.features.cuts import CannotCutError, Cut, Inputs, device_of, find_cuts
@@ -23,6 +22,7 @@ from hfft.features.rows import fetch
 from hfft.features.stages import Run, stages_of, worth_recording
 from hfft.features.stubs import proven, starting_from
 from hfft.layers import LayerGroup, LayerStack
+from hfft.storage.caching import Cache
 
 logger = logging.getLogger(__name__)
 

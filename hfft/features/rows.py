@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hfft.objectives import IGNORED
-from hfft.sampling import StandIn
+from hfft.training.sampling import StandIn
 
 ROWS = "rows_of_data_set"
 """Key of a batch: the indices that the data set was asked for, a list; taken out before the model sees the batch."""

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from hfft.arrays import column_values
-from hfft.caching import Cache, content_key
 from hfft.data.inspecting import Track
 from hfft.data.labelled import LabelledData
 from hfft.data.prepared import encoded
@@ -20,8 +18,10 @@ from hfft.errors import UserError, listed, nearest
 from hfft.features.extraction import Share, compute_features, kept_features, model_inputs, model_key
 from hfft.features.heads import LinearHead, solve_head
 from hfft.features.readout import Readout
-from hfft.precision import FP32
-from hfft.processes import copy_from_first_process, from_first_process
+from hfft.hardware.precision import FP32
+from hfft.hardware.processes import copy_from_first_process, from_first_process
+from hfft.storage.arrays import column_values
+from hfft.storage.caching import Cache, content_key
 from hfft.targets import Target
 from hfft.task import StagedEncoder, Task
 

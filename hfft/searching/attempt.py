@@ -19,8 +19,6 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.utils import logging
 
-from hfft.baselines import head_logits
-from hfft.caching import Cache, cache_folder
 from hfft.data import LabelledData
 from hfft.errors import UserError
 from hfft.evaluation.metrics import LOWER_IS_BETTER
@@ -28,7 +26,8 @@ from hfft.failures import computing
 from hfft.features.start import Start
 from hfft.findings import Findings
 from hfft.parsing import split_settings, training_arguments
-from hfft.preparing import (
+from hfft.running.baselines import head_logits
+from hfft.running.preparing import (
     SMALLER_BATCHES,
     adapted,
     how_to_compute,
@@ -38,7 +37,8 @@ from hfft.preparing import (
     quantized,
     start_training,
 )
-from hfft.settling import Measure, measure_function, require_use, settle, task_defaults
+from hfft.running.settling import Measure, measure_function, require_use, settle, task_defaults
+from hfft.storage.caching import Cache, cache_folder
 from hfft.strategies import load_strategy
 from hfft.task import Task
 from hfft.terminal import progress_bar

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.console import Console
 
-from hfft import output
-from hfft.apart import Ranks, apart
 from hfft.arguments import SearchArguments
 from hfft.errors import RunInterrupted, UserError
 from hfft.failures import writing
 from hfft.finetuning import fine_tune
-from hfft.hub import require_login
+from hfft.hardware.apart import Ranks, apart
 from hfft.parsing import split_settings, training_arguments
-from hfft.preparing import keep_needed_architecture, read_data
 from hfft.record import METRICS_FILE, RUN_FILE, RUN_HEADER, SEARCH_SETTINGS, TRIALS_FILE
-from hfft.resuming import binds_result, differences
+from hfft.results.hub import require_login
+from hfft.running import output
+from hfft.running.preparing import keep_needed_architecture, read_data
+from hfft.running.resuming import binds_result, differences
+from hfft.running.settling import from_anywhere, is_of_once, plain, require_use
 from hfft.searching.attempt import FAILED, Outcome, attempt, only_trials_freed
 from hfft.searching.cases import Case, make_case, run_settings
 from hfft.searching.results import print_trials, told, write_trials
 from hfft.searching.space import described, settings_of
-from hfft.settling import from_anywhere, is_of_once, plain, require_use
 from hfft.task import Task
 from hfft.terminal import figure, make_console
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfft.arrays import encode_column
 from hfft.errors import UserError, listed, nearest
+from hfft.storage.arrays import encode_column
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2.functional import horizontal_flip, resized_crop, to_pil_image
 
 from hfft.errors import UserError
-from hfft.seeding import seeded
+from hfft.hardware.seeding import seeded
 
 Transform = Callable[[Any], torch.Tensor]
 """Takes a picture, or its 8-bit pixels (3, height, width)."""

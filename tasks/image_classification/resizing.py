@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from hfft.errors import UserError
-from hfft.launching import is_zero3
+from hfft.hardware.launching import is_zero3
 
 from .preprocessing import processor_transform
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from hfft.caching import content_key
+from hfft.storage.caching import content_key
 from hfft.task import Example, Prepared, StagedEncoder
 
 _PARALLEL = "TOKENIZERS_PARALLELISM"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfft.arrays import sampled
 from hfft.findings import NOTE, WARNING, Finding, Offender, reference_text
 from hfft.paths import model_file, model_settings
+from hfft.storage.arrays import sampled
 
 if TYPE_CHECKING:
     from datasets import Dataset

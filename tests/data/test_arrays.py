@@ -3,7 +3,7 @@
 import numpy as np
 from datasets import Dataset
 
-from hfft.arrays import column_values, select_rows
+from hfft.storage.arrays import column_values, select_rows
 
 
 def test_selected_rows_are_those_that_the_library_selects():

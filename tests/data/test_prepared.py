@@ -16,10 +16,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, ViTImageProcessor
 
-from hfft.caching import Cache
 from hfft.data.prepared import PreparedDataset, encoded
-from hfft.sampling import GlobalBatchSampler
+from hfft.storage.caching import Cache
 from hfft.task import StagedEncoder
+from hfft.training.sampling import GlobalBatchSampler
 
 PROCESSOR = ViTImageProcessor(size={"height": 32, "width": 32})
 

@@ -24,8 +24,9 @@ def watched(facts: dict[str, Any], job: dict[str, Any]) -> Iterator[None]:
     """Note what is trained; give the last process alone trouble in one of the steps: SIGTERM, a loss of no number."""
     import torch
 
-    from hfft import finetuning, preparing, trainer
-    from hfft.processes import reduce_what_trains
+    from hfft import finetuning, trainer
+    from hfft.hardware.processes import reduce_what_trains
+    from hfft.running import preparing
     from hfft.trainer import FineTuningTrainer
 
     class Watched(FineTuningTrainer):

@@ -17,8 +17,9 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification, default_data_collator
 
-from hfft import FineTuningArguments, FineTuningTrainer, finetuning, preparing, training_arguments
-from hfft.processes import leave
+from hfft import FineTuningArguments, FineTuningTrainer, finetuning, training_arguments
+from hfft.hardware.processes import leave
+from hfft.running import preparing
 
 STEPS, ROWS = 8, 32
 RESUMED = (1, 2, 3)  # of the thaws at 2, 3 and 4

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import hfft
-from hfft.processes import leave
+from hfft.hardware.processes import leave
 
 if __name__ == "__main__":
     model, data, folder = sys.argv[1:]

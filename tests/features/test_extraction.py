@@ -10,10 +10,10 @@ from datasets import Dataset
 from hfft.tasks import ImageClassification, TextClassification
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
 
-from hfft.caching import Cache
 from hfft.features.extraction import compute_features, kept_features
 from hfft.features.readout import Readout
 from hfft.features.start import Features
+from hfft.storage.caching import Cache
 
 
 def test_convolutions_compute_with_channels_last_for_the_time(tiny_timm):

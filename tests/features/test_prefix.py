@@ -26,7 +26,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hfft import FineTuningArguments, FineTuningTrainer
-from hfft.caching import Cache
+from hfft.storage.caching import Cache
 from tests.conftest import save_timm_model
 
 ROWS, LAYERS = 24, 4

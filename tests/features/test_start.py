@@ -12,11 +12,11 @@ from hfft.tasks import ImageClassification, TextClassification
 from transformers import AutoConfig, DistilBertConfig, DistilBertForSequenceClassification
 
 from hfft import ModelArguments, UserError
-from hfft.caching import Cache
 from hfft.data import LabelledData
 from hfft.features.heads import solve_head
 from hfft.features.readout import Readout
 from hfft.features.start import Features, Start, start_from
+from hfft.storage.caching import Cache
 from hfft.targets import MultiLabel, Regression, SingleLabel, Target
 from hfft.task import Task
 from tests.conftest import COLOURS, WORDS, make_sentences

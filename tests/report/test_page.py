@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 import hfft
-from hfft import gathering
 from hfft.callbacks import live_report
 from hfft.evaluation.label_errors import suspected_label_errors
 from hfft.report import charts
 from hfft.report.charts import Line
+from hfft.running import gathering
 from tests.conftest import make_sentences, write_csv
 
 EVIL = "<script>alert(1)</script>"

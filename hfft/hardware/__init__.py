@@ -1,0 +1,1 @@
+"""What a run is on: processes, launchers, number formats and random states."""

@@ -1,0 +1,1 @@
+"""What is done with finished runs: predicting, comparing, listing, exporting, pushing."""

@@ -1,0 +1,133 @@
+"""What comes of a run, for its record: test metrics, the report of one that goes on, layers that moved, examples."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerState
+
+from hfft.arguments import ModelArguments
+from hfft.data import LabelledData
+from hfft.errors import UserError
+from hfft.evaluation import interval_notes, summarize
+from hfft.features.heads import LinearHead
+from hfft.hardware.launching import is_sharded
+from hfft.layers import LayerStack
+from hfft.layers.distances import relative_distances
+from hfft.loading import load_config
+from hfft.record import Predictions, RunRecord
+from hfft.report import write_report
+from hfft.report.examples import SHOWN, shown_examples
+from hfft.running.settling import measure_function
+from hfft.strategies import load_strategy
+from hfft.task import Task
+from hfft.trainer import FineTuningTrainer
+from hfft.training_arguments import FineTuningArguments
+
+
+def report_progress(
+    record: RunRecord, trainer: FineTuningTrainer, folder: Path, args: FineTuningArguments, state: TrainerState
+) -> None:
+    """Write the report of a run that goes on."""
+    record.history, record.layers, record.thaws = state.log_history, trainer.layer_rates(), trainer.thaws()
+    record.progress = f"epoch {state.epoch or 0:.3g} of {args.num_train_epochs:g}"
+    try:
+        write_report(record, folder)
+    finally:
+        record.progress = None
+
+
+def distances(
+    trainer: FineTuningTrainer, task: Task, arguments: ModelArguments, data: LabelledData
+) -> list[dict[str, Any]]:
+    """Return how far the layers have moved, where this process has all of them and knows their order."""
+    if is_sharded(trainer.args) or not trainer.is_world_process_zero():
+        return []
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    try:
+        stack = LayerStack.from_model(model, trainer.args.layer_patterns)
+    except UserError:
+        return []
+    try:
+        with torch.random.fork_rng(devices=[]):  # a head is drawn
+            before, _ = task.load(arguments, load_config(arguments), data.target)
+    except Exception:  # of several libraries; nothing that is only looked at may come in the way of the model
+        return []
+    return relative_distances(model, before, stack)
+
+
+def show_examples(record: RunRecord, task: Task, data: LabelledData, head: LinearHead | None) -> None:
+    """Choose mistakes to look at, and labels that are likely wrong."""
+    target, seen, told = record.target, record.predictions, []
+    shown = partial(shown_examples, task, target=target)
+    if seen is not None:
+        mistakes = target.mistakes(seen.labels, seen.outputs)[:SHOWN]
+        record.mistakes = shown(data.splits["test"], mistakes, seen.labels, seen.outputs)
+        suspects = target.suspects(seen.labels, seen.outputs)
+        told += [f"{len(suspects)} of {len(seen.labels)} test examples"] if len(suspects) else []
+        record.suspects = shown(data.splits["test"], suspects[:SHOWN], seen.labels, seen.outputs)
+    if head is not None and head.out_of_fold is not None:
+        labels, outputs = data.labels("train"), target.outputs(head.out_of_fold.cpu().numpy())
+        predicted = np.flatnonzero(np.isfinite(outputs).all(axis=1) if outputs.ndim == 2 else np.isfinite(outputs))
+        rows = predicted[target.suspects(labels[predicted], outputs[predicted])]
+        told += [f"{len(rows)} of {len(labels)} training examples"] if len(rows) else []
+        record.suspects += shown(data.splits["train"], rows[:SHOWN], labels, outputs)
+    if told:
+        which = " and ".join(told)
+        record.suspects_told = (
+            f"Confident learning (Northcutt et al. 2021) suspects the labels of {which}, the likeliest first."
+        )
+
+
+def evaluate_run(
+    trainer: FineTuningTrainer,
+    task: Task,
+    processor: Any,
+    data: LabelledData,
+    record: RunRecord,
+    settled: bool,
+    probed: dict[str, float] | None,
+) -> None:
+    """Fill in history, layers, predictions and metrics.
+
+    Args:
+        trainer, task, processor, data, record: of the run.
+        settled: whether thresholds have been tuned since training, a temperature fitted, or rounded weights replaced.
+        probed: test metrics of a solved head before the training.
+    """
+    target = record.target
+    record.history = trainer.state.log_history
+    record.layers, record.thaws = trainer.layer_rates(), trainer.thaws()
+    if "test" in data.splits:
+        _test(trainer, task, processor, data, record)
+        if probed is not None:
+            record.metrics |= {f"baseline_probe_test_{name}": value for name, value in probed.items()}
+    validation = trainer.validation_metrics()
+    if validation and settled:
+        predicted = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
+        outputs = target.outputs(np.asarray(predicted.predictions))
+        validation |= measure_function(target, trainer.args)(data.labels("validation"), outputs)
+        validation["loss"] = (predicted.metrics or {}).get("validation_loss", validation["loss"])
+    record.metrics |= {f"validation_{name}": value for name, value in validation.items()}
+    record.metrics |= {f"{name}_examples": len(split) for name, split in data.splits.items()}
+    if load_strategy(trainer.args.strategy).trains:
+        record.metrics["shipped_epoch"] = trainer.shipped_epoch()
+
+
+def _test(trainer: FineTuningTrainer, task: Task, processor: Any, data: LabelledData, record: RunRecord) -> None:
+    """Predict the test split, which is looked at here for the first time, and measure."""
+    target = record.target
+    inputs = data.encoded("test", task.encoder(processor, training=False), seed=trainer.args.seed)
+    labels, outputs = data.labels("test"), target.outputs(np.asarray(trainer.predict(inputs).predictions))
+    record.predictions = Predictions([task.describe(row) for row in data.splits["test"]], labels, outputs)
+    values = measure_function(target, trainer.args)(labels, outputs)
+    record.metric_names = sorted(values, key=lambda name: name not in target.metrics.functions)
+    record.metrics |= {f"test_{name}": values[name] for name in record.metric_names}
+    baseline = target.baseline(data.labels("train"), labels)
+    record.metrics |= summarize(target.metrics, labels, outputs, baseline, seed=trainer.args.seed)
+    record.interval_notes = interval_notes(target.metrics, labels, record.rows())
+    record.details = target.details(labels, outputs)
