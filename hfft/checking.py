@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +66,6 @@ def check(data: Any, *, seed: int = 42, **settings: Any) -> CheckResult:
             findings.items += task.check_model(model, labelled.splits)
     sizes = {name: len(split) for name, split in labelled.splits.items()} if labelled is not None else {}
     return CheckResult(findings, {**report, **findings.report()}, sizes)
-
-
-def write_report(result: CheckResult, path: Path) -> None:
-    """Write the findings as JSON."""
-    path.write_text(json.dumps(result.report, indent=2) + "\n", "utf-8")
 
 
 def _require_arguments(arguments: DataArguments, model: ModelArguments) -> None:

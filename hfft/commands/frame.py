@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TextIO
 
 from hfft import __version__
 from hfft.errors import UserError, nearest
+from hfft.paths import require_writable
 from hfft.terminal import is_first_process
 
 DONE, REFUSED, USER_ERROR, INTERRUPTED, STOPPED = 0, 1, 2, 75, 130  # an internal error is a traceback and 1
@@ -81,9 +82,28 @@ def count(text: str) -> int:
     return int(text)
 
 
-def write_json(output: str, content: dict[str, Any]) -> None:
-    """Write a file that the user named; what goes wrong is a :class:`UserError`."""
+def take_output(given: dict[str, Any], *suffixes: str, inputs: str | None = None) -> Path | None:
+    """Take ``--output`` out of what was given to a command, and return it.
+
+    Args:
+        given: name -> value of the flags.
+        suffixes: those that the command writes.
+        inputs: what it reads, which it does not write over.
+
+    Raises:
+        UserError: where it cannot be written, before anything is computed.
+    """
+    if "output" not in given:
+        return None
+    output = Path(given.pop("output"))
+    require_writable(output, suffixes, None if inputs is None else Path(inputs))
+    return output
+
+
+def write_json(output: Path | None, content: dict[str, Any]) -> None:
+    """Write a file if the user named one; what goes wrong is a :class:`UserError`."""
     from hfft.failures import writing_output
 
-    with writing_output(Path(output)):
-        Path(output).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    if output is not None:
+        with writing_output(output):
+            output.write_text(json.dumps(content, indent=2) + "\n", "utf-8")

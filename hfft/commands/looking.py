@@ -5,18 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
-from hfft.commands.frame import (
-    DONE,
-    REFUSED,
-    Parser,
-    count,
-    parse,
-    positive_number,
-    write_json,
-)
-from hfft.terminal import make_console, print_layers
+from hfft.commands.frame import DONE, REFUSED, Parser, count, parse, positive_number, take_output, write_json
+from hfft.commands.tables import print_comparison, print_findings, print_layers, print_runs
+from hfft.terminal import make_console
 
 
 def check_command(argv: Sequence[str]) -> int:
@@ -35,16 +27,11 @@ def check_command(argv: Sequence[str]) -> int:
         parser.add_argument(f"--{name}", type=positive_number, help="As for `hfft train`.")
     parser.add_argument("--output", metavar="F.json", help="Also write the findings to this file.")
     given = parse(parser, argv)
-    output = given.pop("output", None)
-    from hfft.checking import check, write_report
-    from hfft.paths import require_writable
-    from hfft.terminal import print_findings
+    output = take_output(given, ".json", inputs=given["data"])
+    from hfft.checking import check
 
-    if output is not None:
-        require_writable(Path(output), (".json",), Path(given["data"]))
     result = check(**given)
-    if output is not None:
-        write_report(result, Path(output))
+    write_json(output, result.report)
     print_findings(make_console(), result)
     return REFUSED if result.findings.refused else DONE
 
@@ -57,17 +44,12 @@ def compare_command(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=count, help="Of the bootstrap (default: 42).")
     parser.add_argument("--output", metavar="F.json", help="Also write the comparison to this file.")
     given = parse(parser, argv)
-    output = given.pop("output", None)
-    from hfft.paths import require_writable
+    output = take_output(given, ".json")
     from hfft.results.comparing import compare
-    from hfft.terminal import print_comparison
 
-    if output is not None:
-        require_writable(Path(output), (".json",))
     result = compare(**given)
     print_comparison(make_console(), result)
-    if output is not None:
-        write_json(output, result.report())
+    write_json(output, result.report())
     return DONE
 
 
@@ -81,17 +63,13 @@ def runs_command(argv: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--output", metavar="F.csv", help="Also write them, with all metrics (.csv, .json, .parquet).")
     given = parse(parser, argv)
-    output = given.pop("output", None)
-    from hfft.paths import require_writable
+    output = take_output(given, ".csv", ".json", ".parquet")
     from hfft.results.listing import runs, write_runs
-    from hfft.terminal import print_runs
 
-    if output is not None:
-        require_writable(Path(output), (".csv", ".json", ".parquet"))
     rows = runs(**given)
     print_runs(make_console(), rows)
     if output is not None:
-        write_runs(rows, Path(output))
+        write_runs(rows, output)
     return DONE
 
 
@@ -112,19 +90,16 @@ def layers_command(argv: Sequence[str]) -> int:
         parser.add_argument(f"--{name}", nargs="+", metavar="REGEX", help="As for `hfft train`.")
     parser.add_argument("--output", metavar="F.png", help="Also draw the layers (.png, .svg or .pdf).")
     given = parse(parser, argv)
-    output = given.pop("output", None)
-    from hfft.paths import require_writable
+    output = take_output(given, ".png", ".svg", ".pdf")
     from hfft.planning import plan_layers
 
-    if output is not None:
-        require_writable(Path(output), (".png", ".svg", ".pdf"))
     plan = plan_layers(**given)
     console = make_console()
     print_layers(console, plan)
     if output is not None:
         from hfft.report.figures import draw_layers
 
-        draw_layers(plan, Path(output))
+        draw_layers(plan, output)
         console.print(f"Drawn: {output}")
     return DONE
 

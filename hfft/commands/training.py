@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hfft.commands.frame import DONE, announce, quiet_libraries
+from hfft.commands.tables import print_range_test
+from hfft.terminal import make_console
 
 
 def train_command(argv: Sequence[str]) -> int:
@@ -49,7 +51,6 @@ def lr_find_command(argv: Sequence[str]) -> int:
     settings = run_settings("lr-find", lr_find_command.__doc__, argv, RangeTestArguments)
     if settings is not None:
         from hfft.range_test import lr_find
-        from hfft.terminal import make_console, print_range_test
 
         console = make_console()
         print_range_test(console, lr_find(**settings))

@@ -5,16 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from hfft.commands.frame import (
-    DONE,
-    Parser,
-    model_parser,
-    parse,
-    write_json,
-)
-from hfft.terminal import make_console
+from hfft.commands.frame import DONE, Parser, model_parser, parse, take_output, write_json
+from hfft.terminal import make_console, print_metrics, print_per_class
 
 
 def evaluate_command(argv: Sequence[str]) -> int:
@@ -26,21 +19,14 @@ def evaluate_command(argv: Sequence[str]) -> int:
     parser.add_argument("--label_column", help="Column of the class, of the list of classes, or of the number.")
     parser.add_argument("--label_delimiter", help="What divides the classes in a label column of texts.")
     given = parse(parser, argv)
-    output = given.pop("output", None)
-    from hfft.paths import require_writable
+    output = take_output(given, ".json", inputs=given["data"])
     from hfft.results.inference import evaluate
 
-    if output is not None:
-        require_writable(Path(output), (".json",), Path(given["data"]))
-
     result = evaluate(**given)
-    from hfft.terminal import print_metrics, print_per_class
-
     console, title = make_console(), f"{given['split']}, {result.examples} examples"
     print_metrics(console, result.headline_rows, title, result.baseline_name)
     print_per_class(console, result.details)
-    if output is not None:
-        write_json(output, result.metrics)
+    write_json(output, result.metrics)
     return DONE
 
 
