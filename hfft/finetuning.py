@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from hfft.adapters.models import Adapter, is_adapted, merge
 from hfft.adapters.quantizing import beside_whole_weights
+from hfft.base_model import BaseModel
 from hfft.callbacks.interruption import StopOnSignal
 from hfft.callbacks.live_report import LiveReport
 from hfft.callbacks.progress import TrainingProgress
@@ -30,7 +31,6 @@ from hfft.record import ADAPTER_FOLDER, TRAIN_RUNTIME, RunRecord
 from hfft.report import write_card, write_report
 from hfft.results.hub import require_login
 from hfft.running import output
-from hfft.running.base_model import BaseModel
 from hfft.running.baselines import probe_test
 from hfft.running.gathering import distances, evaluate_run, report_progress, show_examples
 from hfft.running.preparing import (

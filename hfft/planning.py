@@ -37,6 +37,11 @@ class PlannedLayer:
     factor: float
     trains: str
 
+    def drawn(self) -> tuple[str, int, float, str]:
+        """Return what a picture shows: name, parameters, learning rate, and factor and time as a remark on it."""
+        remark = f"\N{MULTIPLICATION SIGN}{self.factor:.3g}, {self.trains}"
+        return self.name, self.parameters, self.learning_rate, remark
+
 
 @dataclass(frozen=True)
 class LayerPlan:

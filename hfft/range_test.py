@@ -128,7 +128,7 @@ def lr_find(
         from hfft.report.figures import draw_range_test
 
         with writing_output(Path(output)):
-            draw_range_test(result, Path(output))
+            draw_range_test(result.rates, result.losses, result.smoothed, result.suggestion, Path(output))
     return result
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from hfft.base_model import BaseModel
 from hfft.evaluation.summary import metric_rows
 from hfft.evidence import Evidence
-from hfft.running.base_model import BaseModel
 from hfft.targets import Target
 
 RUN_FILE = "run.yaml"

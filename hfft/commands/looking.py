@@ -97,9 +97,11 @@ def layers_command(argv: Sequence[str]) -> int:
     console = make_console()
     print_layers(console, plan)
     if output is not None:
+        from hfft.failures import writing_output
         from hfft.report.figures import draw_layers
 
-        draw_layers(plan, output)
+        with writing_output(output):
+            draw_layers(plan.title, [layer.drawn() for layer in plan.layers], output)
         console.print(f"Drawn: {output}")
     return DONE
 

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hfft.planning import LayerPlan
-    from hfft.range_test import LearningRateTest
 
 _ROW = 0.24  # inches
 _BLUE, _GREY = "#2f6db5", "#9aa4b1"
 
 
-def draw_layers(plan: LayerPlan, path: Path) -> None:
+def draw_layers(title: str, layers: Sequence[tuple[str, int, float, str]], path: Path) -> None:
     """Draw the layer groups, input at the bottom: parameters of each, and peak learning rate on a log scale.
 
-    Raises ValueError for a suffix that matplotlib does not write.
+    Args:
+        title: of the picture.
+        layers: name, parameters, peak learning rate and a remark on it of each group, input first.
+        path: of the picture. Raises ValueError for a suffix that matplotlib does not write.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    names = [layer.name for layer in plan.layers]
+    names, parameters, peaks, remarks = zip(*layers, strict=True)
     places = range(len(names))
     figure = Figure(figsize=(10, 1.6 + _ROW * len(names)), layout="constrained")
     sizes, rates = figure.subplots(1, 2, sharey=True)
-    figure.suptitle(plan.title, fontsize=11)
-    sizes.barh(places, [layer.parameters for layer in plan.layers], color=_GREY)
+    figure.suptitle(title, fontsize=11)
+    sizes.barh(places, parameters, color=_GREY)
     sizes.set_xlabel("parameters")
     sizes.set_xscale("log")
     sizes.set_yticks(places, names, fontsize=8, family="monospace")
-    peaks = [layer.learning_rate for layer in plan.layers]
     rates.plot(peaks, places, "o", color=_BLUE, markersize=5)
     rates.hlines(places, 0, peaks, color=_BLUE, linewidth=1, alpha=0.4)
     if any(peaks):
@@ -43,10 +41,10 @@ def draw_layers(plan: LayerPlan, path: Path) -> None:
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylim(-0.7, len(names) - 0.3)
-    for place, layer in zip(places, plan.layers, strict=True):
+    for place, peak, remark in zip(places, peaks, remarks, strict=True):
         rates.annotate(
-            f"\N{MULTIPLICATION SIGN}{layer.factor:.3g}, {layer.trains}",
-            (layer.learning_rate, place),
+            remark,
+            (peak, place),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
@@ -55,21 +53,28 @@ def draw_layers(plan: LayerPlan, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_range_test(result: LearningRateTest, path: Path) -> None:
+def draw_range_test(
+    rates: list[float], losses: list[float], smoothed: list[float], suggestion: float | None, path: Path
+) -> None:
     """Draw the training loss against the head's learning rate, and the suggestion.
 
-    Raises ValueError for a suffix that matplotlib does not write.
+    Args:
+        rates: of the head, a step each.
+        losses: of the training batch of each step.
+        smoothed: the same without most of the noise.
+        suggestion: a rate, if there is one.
+        path: of the picture. Raises ValueError for a suffix that matplotlib does not write.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(result.rates, result.losses, color=_GREY, linewidth=1, alpha=0.6, label="each batch")
-    axes.plot(result.rates, result.smoothed, color=_BLUE, label="smoothed")
-    if result.suggestion is not None:
-        axes.axvline(result.suggestion, color="black", linestyle=":", label=f"suggestion {result.suggestion:g}")
-    if result.smoothed:  # what has diverged would press the rest flat
-        axes.set_ylim(top=max(result.smoothed[0], min(result.smoothed)) * 1.5 + 1e-9)
+    axes.plot(rates, losses, color=_GREY, linewidth=1, alpha=0.6, label="each batch")
+    axes.plot(rates, smoothed, color=_BLUE, label="smoothed")
+    if suggestion is not None:
+        axes.axvline(suggestion, color="black", linestyle=":", label=f"suggestion {suggestion:g}")
+    if smoothed:  # what has diverged would press the rest flat
+        axes.set_ylim(top=max(smoothed[0], min(smoothed)) * 1.5 + 1e-9)
     axes.set_xscale("log")
     axes.set_xlabel("learning rate of the head")
     axes.set_ylabel("training loss")

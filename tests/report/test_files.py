@@ -10,7 +10,7 @@ from hfft.evaluation import summarize
 from hfft.evidence import Evidence
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
-from hfft.running.base_model import BaseModel
+from hfft.base_model import BaseModel
 from hfft.targets import SingleLabel
 
 EVIL = "<script>alert(1)</script>|x"

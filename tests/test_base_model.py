@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 import hfft
 from hfft import ModelArguments
-from hfft.running.base_model import BaseModel
+from hfft.base_model import BaseModel
 
 APACHE = "\n      Apache License\n   Version 2.0, January 2004\n"
 NON_COMMERCIAL = "Creative Commons\n\nAttribution-NonCommercial 4.0 International\n"
@@ -86,8 +86,8 @@ def test_what_the_card_says_is_carried_and_links_are_made_whole(tmp_path: Path):
 
 def test_a_model_of_the_hub(tmp_path: Path, monkeypatch):
     (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: acme\nlicense_link: LICENSE\n---\n")
-    monkeypatch.setattr("hfft.running.base_model.model_file", lambda *_: tmp_path / "README.md")
-    monkeypatch.setattr("hfft.running.base_model.hub_info", lambda *_: SimpleNamespace(gated="manual"))
+    monkeypatch.setattr("hfft.base_model.model_file", lambda *_: tmp_path / "README.md")
+    monkeypatch.setattr("hfft.base_model.hub_info", lambda *_: SimpleNamespace(gated="manual"))
     base = BaseModel.of(ModelArguments(model="owner/model"))
     assert base.hub_id == "owner/model"
     assert base.license_link == "https://huggingface.co/owner/model/blob/main/LICENSE"
