@@ -27,9 +27,10 @@ from hfft.features.start import MODEL
 from hfft.hardware.launching import is_zero3
 from hfft.hardware.processes import from_first_process
 from hfft.parsing import split_settings, training_arguments
-from hfft.record import ADAPTER_FOLDER, TRAIN_RUNTIME, RunRecord
+from hfft.record import RunRecord
 from hfft.report import write_card, write_report
 from hfft.results.hub import require_login
+from hfft.run_folder import ADAPTER_FOLDER, TRAIN_RUNTIME
 from hfft.running import output
 from hfft.running.baselines import probe_test
 from hfft.running.gathering import distances, evaluate_run, report_progress, show_examples

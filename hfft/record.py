@@ -15,37 +15,8 @@ import yaml
 from hfft.base_model import BaseModel
 from hfft.evaluation.summary import metric_rows
 from hfft.evidence import Evidence
+from hfft.run_folder import DATA_FILE, METRICS_FILE, PREDICTIONS_FILE, RUN_FILE, TRAIN_COMMAND, header
 from hfft.targets import Target
-
-RUN_FILE = "run.yaml"
-RUN_HEADER = "# Written by hfft."
-METRICS_FILE = "metrics.json"
-PREDICTIONS_FILE = "predictions.parquet"
-DATA_FILE = "data_report.json"
-CARD_FILE = "README.md"
-REPORT_FILE = "report.html"
-CROSSVAL_FILE = "crossval.json"
-CROSSVAL_SETTINGS = "crossval.yaml"
-ADAPTER_FOLDER = "adapter"  # the adapters by themselves, where they are kept
-FOLDS = "folds"  # where the runs of the folds stand
-SEARCH_SETTINGS = "search.yaml"
-SEARCH = "search"  # where the trials of a search stand, and what its processes lock
-TRIALS_FILE = "trials.csv"
-TRIALS_TABLE = "trials.parquet"
-TRAIN_RUNTIME = "train_runtime"  # among the metrics: seconds
-REFIT = "refit"  # where the model stands that is trained on everything behind them
-TRAIN_COMMAND = f"hfft train --config {RUN_FILE} --output_dir ANOTHER_FOLDER"
-PLACEHOLDER = "THIS_FOLDER_OR_REPOSITORY"  # in the card, where the model is named; a push writes the repository there
-
-# What transformers writes of a model, in patterns of file names: weights, configuration, processor.
-MODEL_FILES = (
-    *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-    *("adapter_config.json", "adapter_model.safetensors"),
-    *("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "dict.txt"),
-    *("spiece.model", "spm.model", "spm_char.model", "sentencepiece.model", "sentencepiece.bpe.model"),
-    *("tokenizer.model", "prophetnet.tokenizer", "entity_vocab.json", "emoji.json", "byte_maps.json"),
-)
 
 _PACKAGES = ("hfft", "torch", "transformers", "timm", "peft", "accelerate", "datasets", "scikit-learn")
 
@@ -160,11 +131,6 @@ class RunRecord:
             seen = self.predictions
             table = prediction_table(seen.inputs, seen.outputs, self.target, seen.labels)
             table.to_parquet(folder / PREDICTIONS_FILE)
-
-
-def header(command: str) -> str:
-    """Return the first line of a run's settings."""
-    return f"{RUN_HEADER} To make this run again: {command}"
 
 
 def prediction_table(inputs: list[str], outputs: np.ndarray, target: Target, labels: np.ndarray) -> Any:

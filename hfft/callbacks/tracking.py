@@ -13,7 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 from hfft.errors import UserError
 from hfft.hardware.processes import from_first_process
-from hfft.record import METRICS_FILE, REPORT_FILE, RUN_FILE, RunRecord
+from hfft.record import RunRecord
+from hfft.run_folder import METRICS_FILE, REPORT_FILE, RUN_FILE
 from hfft.trackers import Finished, TensorBoard, Tracker, tracker_of
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from hfft.evidence import PartOfCrossValidation
 from hfft.features.start import MODEL
 from hfft.finetuning import fine_tune
 from hfft.optim.schedules import FOLLOW_METRICS
-from hfft.record import CROSSVAL_SETTINGS
+from hfft.run_folder import CROSSVAL_SETTINGS
 from hfft.running import output
 from hfft.task import Task
 from hfft.training_arguments import FineTuningArguments, schedule_name

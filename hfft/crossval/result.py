@@ -14,7 +14,7 @@ from hfft.data.divisions import Fold
 from hfft.evaluation import metric_rows
 from hfft.evaluation.intervals import nadeau_bengio_interval
 from hfft.evidence import Evidence
-from hfft.record import CROSSVAL_FILE, FOLDS, METRICS_FILE, PREDICTIONS_FILE
+from hfft.run_folder import CROSSVAL_FILE, FOLDS, METRICS_FILE, PREDICTIONS_FILE
 from hfft.targets import Target
 
 

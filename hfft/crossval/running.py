@@ -24,7 +24,7 @@ from hfft.failures import writing
 from hfft.finetuning import fine_tune
 from hfft.hardware.apart import Ranks, apart
 from hfft.parsing import split_settings, training_arguments
-from hfft.record import CROSSVAL_SETTINGS, FOLDS, METRICS_FILE, PREDICTIONS_FILE, REFIT, RUN_HEADER
+from hfft.run_folder import CROSSVAL_SETTINGS, FOLDS, METRICS_FILE, PREDICTIONS_FILE, REFIT, RUN_HEADER
 from hfft.running import output
 from hfft.running.preparing import read_data
 from hfft.running.resuming import binds_result, differences

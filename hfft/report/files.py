@@ -13,8 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hfft.data.hub import hub_parts
 from hfft.paths import last_part
-from hfft.record import CARD_FILE, PLACEHOLDER, REPORT_FILE, RunRecord
+from hfft.record import RunRecord
 from hfft.report.view import view_of
+from hfft.run_folder import CARD_FILE, PLACEHOLDER, REPORT_FILE
 from hfft.terminal import SOLVED_HEAD, figure
 
 _NO_RECIPE = ("model", "data", "output_dir", "cache_dir", "task", "logging_dir", "run_name", "project")

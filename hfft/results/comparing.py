@@ -13,7 +13,7 @@ import numpy as np
 from hfft.arguments import ModelArguments
 from hfft.errors import UserError, listed
 from hfft.evaluation.paired import Judged, mcnemar, paired_differences
-from hfft.record import PREDICTIONS_FILE
+from hfft.run_folder import PREDICTIONS_FILE
 from hfft.targets import Target, target_of_config
 
 

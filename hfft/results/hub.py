@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hfft.errors import UserError
 from hfft.paths import existing_path, require_model
-from hfft.record import CARD_FILE, METRICS_FILE, MODEL_FILES, PLACEHOLDER, PREDICTIONS_FILE, REPORT_FILE
+from hfft.run_folder import CARD_FILE, METRICS_FILE, MODEL_FILES, PLACEHOLDER, PREDICTIONS_FILE, REPORT_FILE
 
 _LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN to a token that may write (https://hf.co/settings/tokens)"
 _ANSWERS = {

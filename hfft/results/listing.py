@@ -14,7 +14,7 @@ import yaml
 
 from hfft.errors import UserError, nearest
 from hfft.paths import existing_path
-from hfft.record import (
+from hfft.run_folder import (
     CROSSVAL_FILE,
     CROSSVAL_SETTINGS,
     FOLDS,

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import Trainer
 
-from hfft.record import CARD_FILE
 from hfft.results import hub
+from hfft.run_folder import CARD_FILE
 
 
 class ModelPushes(Trainer):

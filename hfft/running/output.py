@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from hfft.errors import UserError
-from hfft.record import (
+from hfft.run_folder import (
     ADAPTER_FOLDER,
     CARD_FILE,
     CROSSVAL_FILE,
@@ -25,12 +25,12 @@ from hfft.record import (
     REFIT,
     REPORT_FILE,
     RUN_FILE,
-    RUN_HEADER,
     SEARCH,
     SEARCH_SETTINGS,
     TRIALS_FILE,
     TRIALS_TABLE,
-    header,
+    is_of_cross_validation,
+    is_run,
 )
 from hfft.running.resuming import binds_checkpoint, differences
 from hfft.storage.checkpoints import UNFINISHED
@@ -91,18 +91,6 @@ def require_free(
             raise UserError(
                 f"--overwrite: '{path}' lies in '{folder}', which would be replaced. Choose another folder."
             )
-
-
-def is_run(folder: Path) -> bool:
-    """Say whether the folder holds a run of hfft, a cross-validation or a search."""
-    files = (folder / RUN_FILE, folder / CROSSVAL_SETTINGS, folder / SEARCH_SETTINGS)
-    return any(file.is_file() and file.read_bytes().startswith(RUN_HEADER.encode()) for file in files)
-
-
-def is_of_cross_validation(folder: Path) -> bool:
-    """Say whether the folder holds a run whose settings alone make another one: its data were divided for it."""
-    file = folder / RUN_FILE
-    return file.is_file() and file.read_text("utf-8").startswith(header("hfft crossval"))
 
 
 def settings_within(settings: dict[str, Any], place: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfft.record import TRIALS_FILE, TRIALS_TABLE
+from hfft.run_folder import TRIALS_FILE, TRIALS_TABLE
 from hfft.terminal import figure
 
 if TYPE_CHECKING:

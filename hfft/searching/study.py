@@ -24,7 +24,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from hfft.arguments import SearchArguments
-from hfft.record import SEARCH
+from hfft.run_folder import SEARCH
 from hfft.searching.attempt import COMPLETE, FAILED, PRUNED, Outcome
 from hfft.searching.space import Range, Space, grid_of
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hfft.base_model import BaseModel
 from hfft.evaluation import summarize
 from hfft.evidence import Evidence
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_card, write_report
-from hfft.base_model import BaseModel
 from hfft.targets import SingleLabel
 
 EVIL = "<script>alert(1)</script>|x"

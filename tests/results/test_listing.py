@@ -14,7 +14,7 @@ import yaml
 
 import hfft
 from hfft.cli import main
-from hfft.record import RUN_HEADER
+from hfft.run_folder import RUN_HEADER
 
 SETTINGS = {"task": "text-classification", "model": "me/[red]bert", "strategy": "full"}
 
