@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hfft.record import RunRecord
     from hfft.results.comparing import Comparison, compare
     from hfft.results.exporting import export
-    from hfft.results.hub import push
+    from hfft.hub import push
     from hfft.results.inference import EvaluationResult, evaluate
     from hfft.results.listing import runs
     from hfft.results.prediction import predict
@@ -70,7 +70,7 @@ _MODULE_OF = {
     "load_task": "task",
     "lr_find": "range_test",
     "predict": "results.prediction",
-    "push": "results.hub",
+    "push": "hub",
     "runs": "results.listing",
     "search": "searching",
 }

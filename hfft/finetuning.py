@@ -29,7 +29,7 @@ from hfft.hardware.processes import from_first_process
 from hfft.parsing import split_settings, training_arguments
 from hfft.record import RunRecord
 from hfft.report import write_card, write_report
-from hfft.results.hub import require_login
+from hfft.hub import require_login
 from hfft.run_folder import ADAPTER_FOLDER, TRAIN_RUNTIME
 from hfft.running import output
 from hfft.running.baselines import probe_test

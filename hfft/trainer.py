@@ -35,7 +35,7 @@ from hfft.objectives import OBJECTIVES, Objective, mean_squared_error
 from hfft.optim import layerwise_optimizer, schedule_factor
 from hfft.optim.factory import IN_TRANSFORMERS, optimizer_of_arguments
 from hfft.optim.schedules import SCHEDULES
-from hfft.results.pushing import ModelPushes
+from hfft.training.pushing import ModelPushes
 from hfft.storage.caching import Cache
 from hfft.storage.checkpoints import WholeCheckpoints
 from hfft.strategies import load_strategy

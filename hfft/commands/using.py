@@ -67,7 +67,7 @@ def push_command(argv: Sequence[str]) -> int:
         "--include_predictions", action="store_true", help="Also predictions.parquet, which holds your test inputs."
     )
     given = parse(parser, argv)
-    from hfft.results.hub import push
+    from hfft.hub import push
 
     make_console().print(f"Pushed: {push(**given)}")
     return DONE

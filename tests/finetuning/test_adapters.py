@@ -20,7 +20,7 @@ import hfft
 from hfft import FineTuningArguments, FineTuningTrainer, UserError
 from hfft.adapters.models import add_adapters
 from hfft.planning import plan_layers
-from hfft.results.hub import model_files
+from hfft.hub import model_files
 from hfft.running.settling import task_defaults
 from hfft.task import load_task
 from tests.conftest import WORDS, save_timm_model, save_tiny_bert, write_csv

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from hfft.results import hub
+from hfft import hub
 from hfft.run_folder import CARD_FILE
 
 
