@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from hfft.errors import UserError
     from hfft.finetuning import FineTuneResult, finetune
     from hfft.freezing import UnfreezeSchedule
+    from hfft.hub import push
     from hfft.layers import LayerGroup, LayerStack
     from hfft.optim import layerwise_optimizer, layerwise_param_groups
     from hfft.range_test import LearningRateTest, lr_find
     from hfft.record import RunRecord
     from hfft.results.comparing import Comparison, compare
     from hfft.results.exporting import export
-    from hfft.hub import push
     from hfft.results.inference import EvaluationResult, evaluate
     from hfft.results.listing import runs
     from hfft.results.prediction import predict

@@ -22,9 +22,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from hfft.data.splits import draw_stratified
 from hfft.errors import UserError, listed, nearest
 from hfft.finetuning import finetune
+from hfft.targets.stratification import draw_stratified
 from hfft.terminal import make_console
 
 ASSETS = Path(__file__).with_name("assets")

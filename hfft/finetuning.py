@@ -26,10 +26,10 @@ from hfft.failures import computing, writing
 from hfft.features.start import MODEL
 from hfft.hardware.launching import is_zero3
 from hfft.hardware.processes import from_first_process
+from hfft.hub import require_login
 from hfft.parsing import split_settings, training_arguments
 from hfft.record import RunRecord
 from hfft.report import write_card, write_report
-from hfft.hub import require_login
 from hfft.run_folder import ADAPTER_FOLDER, TRAIN_RUNTIME
 from hfft.running import output
 from hfft.running.baselines import probe_test

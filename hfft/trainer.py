@@ -24,7 +24,6 @@ from hfft.callbacks.early_stopping import EarlyStopping
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 from hfft.errors import UserError
 from hfft.features.in_training import PrefixInTraining
-from hfft.features.rows import ROWS, NumberedCollator, NumberedRows, Views
 from hfft.features.stages import Run
 from hfft.freezing import put_frozen_in_eval_mode, select_parameters
 from hfft.hardware.launching import shard_blocks
@@ -35,10 +34,11 @@ from hfft.objectives import OBJECTIVES, Objective, mean_squared_error
 from hfft.optim import layerwise_optimizer, schedule_factor
 from hfft.optim.factory import IN_TRANSFORMERS, optimizer_of_arguments
 from hfft.optim.schedules import SCHEDULES
-from hfft.training.pushing import ModelPushes
 from hfft.storage.caching import Cache
 from hfft.storage.checkpoints import WholeCheckpoints
 from hfft.strategies import load_strategy
+from hfft.training.pushing import ModelPushes
+from hfft.training.rows import ROWS, NumberedCollator, NumberedRows, Views
 from hfft.training.sampling import EpochOfSampler, GlobalBatchSampler
 from hfft.training.steps import GuardedSteps
 from hfft.training_arguments import FineTuningArguments, schedule_name, uses_layerwise_rates

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hfft.data.split_names import GROUP
-from hfft.data.splits import draw_groups
 from hfft.errors import UserError, listed
 from hfft.findings import NOTE
 from hfft.storage.arrays import encode_column, other_rows, select_rows
+from hfft.targets.stratification import draw_groups
 
 if TYPE_CHECKING:
     from hfft.data.labelled import LabelledData

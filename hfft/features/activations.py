@@ -20,9 +20,9 @@ from torch import nn
 
 from hfft.features.cuts import Cut, Inputs
 from hfft.features.recording import joined, outputs_at, rows_of
-from hfft.features.rows import TARGETS, fetch
 from hfft.storage.caching import Arrays, Cache, content_key
 from hfft.storage.ragged import RaggedWriter
+from hfft.training.rows import TARGETS, fetch
 
 Collate = Callable[[list[Any]], Inputs]
 """Encoded examples -> a batch without labels, on the device of the model."""

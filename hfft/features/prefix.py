@@ -18,11 +18,11 @@ from hfft.features.activations import Activations, Collate, length_of
 from hfft.features.cuts import CannotCutError, Cut, Inputs, device_of, find_cuts
 from hfft.features.extraction import model_key
 from hfft.features.recording import joined, outputs_at, rows_of
-from hfft.features.rows import fetch
 from hfft.features.stages import Run, stages_of, worth_recording
 from hfft.features.stubs import proven, starting_from
 from hfft.layers import LayerGroup, LayerStack
 from hfft.storage.caching import Cache
+from hfft.training.rows import fetch
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from hfft.data.inspecting import Track
 from hfft.data.labelled import LabelledData
 from hfft.data.prepared import encoded
 from hfft.data.split_names import GROUP, LABEL, REFERENCE
-from hfft.data.splits import draw_stratified
 from hfft.errors import UserError, listed, nearest
 from hfft.features.extraction import Share, compute_features, kept_features, model_inputs, model_key
 from hfft.features.heads import LinearHead, solve_head
@@ -23,6 +22,7 @@ from hfft.hardware.processes import copy_from_first_process, from_first_process
 from hfft.storage.arrays import column_values
 from hfft.storage.caching import Cache, content_key
 from hfft.targets import Target
+from hfft.targets.stratification import draw_stratified
 from hfft.task import StagedEncoder, Task
 
 MODEL = "model"

@@ -17,8 +17,8 @@ from hfft.errors import RunInterrupted, UserError
 from hfft.failures import writing
 from hfft.finetuning import fine_tune
 from hfft.hardware.apart import Ranks, apart
-from hfft.parsing import split_settings, training_arguments
 from hfft.hub import require_login
+from hfft.parsing import split_settings, training_arguments
 from hfft.run_folder import METRICS_FILE, RUN_FILE, RUN_HEADER, SEARCH_SETTINGS, TRIALS_FILE
 from hfft.running import output
 from hfft.running.preparing import keep_needed_architecture, read_data

@@ -16,6 +16,7 @@ from hfft.evaluation.multi_label import UNTUNED, best_thresholds, multi_label_me
 from hfft.evaluation.per_class import per_class_table
 from hfft.targets.cells import LabelColumn, class_indices, class_list, is_missing
 from hfft.targets.class_lists import class_lists, item_feature
+from hfft.targets.stratification import draw_iteratively
 from hfft.targets.target import THRESHOLDS, Predict, Target
 
 if TYPE_CHECKING:
@@ -128,8 +129,6 @@ class MultiLabel(Target):
 
     def draw(self, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         """Spread every class alike, as far as rows that hold several allow."""
-        from hfft.data.splits import draw_iteratively  # hfft.data reads labels with this module
-
         return draw_iteratively(labels, share, seed)
 
     def lost(self, labels: np.ndarray) -> list[str]:

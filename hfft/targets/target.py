@@ -16,6 +16,7 @@ import numpy as np
 from hfft.errors import UserError, listed
 from hfft.evaluation.metric_set import MetricSet
 from hfft.targets.cells import LabelColumn, is_missing
+from hfft.targets.stratification import draw_stratified
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -119,8 +120,6 @@ class Target(ABC):
 
     def draw(self, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         """Choose about ``share`` of the rows so that the labels are spread alike; returns sorted row indices."""
-        from hfft.data.splits import draw_stratified  # hfft.data reads labels with this module
-
         return draw_stratified(self.strata(labels), share, seed)
 
     def lost(self, labels: np.ndarray) -> list[str]:

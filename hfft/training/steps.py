@@ -18,8 +18,8 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import nested_concat
 
 from hfft.errors import UserError, listed
-from hfft.features.rows import ROWS
 from hfft.layers import LayerStack
+from hfft.training.rows import ROWS
 
 logger = logging.getLogger(__name__)
 

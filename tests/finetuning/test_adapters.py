@@ -19,8 +19,8 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 import hfft
 from hfft import FineTuningArguments, FineTuningTrainer, UserError
 from hfft.adapters.models import add_adapters
-from hfft.planning import plan_layers
 from hfft.hub import model_files
+from hfft.planning import plan_layers
 from hfft.running.settling import task_defaults
 from hfft.task import load_task
 from tests.conftest import WORDS, save_timm_model, save_tiny_bert, write_csv

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from hfft import FineTuningArguments, FineTuningTrainer, UserError
-from hfft.features.rows import NumberedCollator
+from hfft.training.rows import NumberedCollator
 from hfft.training.sampling import GlobalBatchSampler, StandIn
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, size=503)

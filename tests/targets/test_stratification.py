@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from hfft.data.splits import draw_groups, draw_iteratively, draw_stratified
+from hfft.targets.stratification import draw_groups, draw_iteratively, draw_stratified
 
 
 def labels_of(*counts: int) -> np.ndarray:
