@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from transformers import set_seed
 
 from hfft.arguments import RangeTestArguments
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
@@ -20,18 +19,9 @@ from hfft.failures import computing, writing_output
 from hfft.hardware.seeding import random_state_kept
 from hfft.parsing import split_settings, training_arguments
 from hfft.paths import require_writable
-from hfft.running.preparing import (
-    SMALLER_BATCHES,
-    adapted,
-    keep_needed_architecture,
-    load_model,
-    make_trainer,
-    quantized,
-    read_data,
-    start_training,
-)
-from hfft.running.settling import measure_function, settle, task_defaults
-from hfft.storage.caching import Cache, cache_folder
+from hfft.running.assembling import make_trainer
+from hfft.running.preparing import prepare
+from hfft.running.reading import read_data
 from hfft.strategies import load_strategy
 from hfft.task import Task
 from hfft.terminal import make_console, progress_bar
@@ -156,26 +146,15 @@ def _test(settings: dict[str, Any], span: RangeTestArguments, console: Console) 
 
 def _trainer(settings: dict[str, Any], console: Console) -> FineTuningTrainer:
     """Return the trainer that a run with these settings would have, with all layers thawed."""
-    model_arguments, data_arguments, chosen = split_settings(settings)
-    strategy = load_strategy(training_arguments(chosen).strategy)
+    strategy = load_strategy(training_arguments(split_settings(settings)[2]).strategy)
     if not strategy.trains:
         raise UserError(
             f"--strategy: {strategy.name} solves the head and makes no steps, so it has no learning rate to be found."
         )
-    task, labelled = read_data(settings, console)
-    chosen = {**task_defaults(task, chosen), **chosen}
-    args = training_arguments(chosen)
-    keep_needed_architecture(model_arguments, args)
-    measure = measure_function(labelled.target, args)
-    settle(args, task, labelled, measure, chosen)
-    set_seed(args.seed)
-    model, processor = load_model(task, model_arguments, labelled, console)
-    cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
-    with computing(SMALLER_BATCHES):
-        model, _ = quantized(task, model, processor, labelled, args)
-        start_training(task, model, processor, labelled, args, model_arguments.pooling, cache, console)
-        model, _ = adapted(task, model, processor, labelled, args)
-    trainer = make_trainer(task, model, processor, labelled, args, measure, cache, console)
+    prepared = prepare(*read_data(settings, console), settings, console)
+    prepared.start()
+    prepared.adapt()
+    trainer = make_trainer(prepared)
     trainer.remove_callback(GradualUnfreezing)
     return trainer
 

@@ -26,7 +26,7 @@ from hfft.hardware.apart import Ranks, apart
 from hfft.parsing import split_settings, training_arguments
 from hfft.run_folder import CROSSVAL_SETTINGS, FOLDS, METRICS_FILE, PREDICTIONS_FILE, REFIT, RUN_HEADER
 from hfft.running import output
-from hfft.running.preparing import read_data
+from hfft.running.reading import read_data
 from hfft.running.resuming import binds_result, differences
 from hfft.running.settling import from_anywhere, is_of_once, plain, require_use
 from hfft.targets import Target

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from transformers import TrainerState
 
-from hfft.arguments import ModelArguments
+from hfft.base_model import BaseModel
 from hfft.data import LabelledData
 from hfft.errors import UserError
 from hfft.evaluation import interval_notes, summarize
+from hfft.evidence import Evidence, PartOfCrossValidation
 from hfft.features.heads import LinearHead
 from hfft.hardware.launching import is_sharded
 from hfft.layers import LayerStack
@@ -22,11 +24,47 @@ from hfft.loading import load_config
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_report
 from hfft.report.examples import SHOWN, shown_examples
-from hfft.running.settling import measure_function
+from hfft.running.preparing import Preparation
+from hfft.running.settling import measure_function, rerunnable
 from hfft.strategies import load_strategy
 from hfft.task import Task
 from hfft.trainer import FineTuningTrainer
 from hfft.training_arguments import FineTuningArguments
+
+
+def new_record(
+    prepared: Preparation, settings: dict[str, Any], base: BaseModel, part: PartOfCrossValidation | None
+) -> RunRecord:
+    """Return the record of a run that begins.
+
+    Args:
+        prepared: its model and data.
+        settings: as they were given.
+        base: what is known of the pretrained model.
+        part: what the run is to a cross-validation, if it is part of one.
+    """
+    task, data = prepared.task, prepared.data
+    folds = None if part is None else part.folds
+    evidence = Evidence.of_test(len(data.splits["test"])) if "test" in data.splits else folds
+    assert evidence is not None  # a run by itself has a test split, drawn or given
+    usage = data.target.usage(task.usage)
+    again = rerunnable(settings, task, data, prepared.chosen, prepared.args)
+    record = RunRecord(again, task.name, data.target, data.counts(), evidence, data.notes, usage, base=base)
+    record.data_report = data.report(task.name)
+    record.metric_names, record.interval_notes = [*evidence.names], [*evidence.interval_notes]
+    if part is not None:
+        record.command = part.command
+        record.notes += part.notes
+    if folds is not None:
+        record.metrics = dict(folds.figures)
+    return record
+
+
+def note_down(notes: list[str], told: str | None, console: Console) -> None:
+    """Add a sentence to the notes, and say it, if there is one."""
+    if told is not None:
+        notes.append(told)
+        console.print(f"  {told}")
 
 
 def report_progress(
@@ -41,9 +79,7 @@ def report_progress(
         record.progress = None
 
 
-def distances(
-    trainer: FineTuningTrainer, task: Task, arguments: ModelArguments, data: LabelledData
-) -> list[dict[str, Any]]:
+def distances(trainer: FineTuningTrainer, prepared: Preparation) -> list[dict[str, Any]]:
     """Return how far the layers have moved, where this process has all of them and knows their order."""
     if is_sharded(trainer.args) or not trainer.is_world_process_zero():
         return []
@@ -54,7 +90,8 @@ def distances(
         return []
     try:
         with torch.random.fork_rng(devices=[]):  # a head is drawn
-            before, _ = task.load(arguments, load_config(arguments), data.target)
+            arguments = prepared.model_arguments
+            before, _ = prepared.task.load(arguments, load_config(arguments), prepared.data.target)
     except Exception:  # of several libraries; nothing that is only looked at may come in the way of the model
         return []
     return relative_distances(model, before, stack)
@@ -85,9 +122,7 @@ def show_examples(record: RunRecord, task: Task, data: LabelledData, head: Linea
 
 def evaluate_run(
     trainer: FineTuningTrainer,
-    task: Task,
-    processor: Any,
-    data: LabelledData,
+    prepared: Preparation,
     record: RunRecord,
     settled: bool,
     probed: dict[str, float] | None,
@@ -95,15 +130,15 @@ def evaluate_run(
     """Fill in history, layers, predictions and metrics.
 
     Args:
-        trainer, task, processor, data, record: of the run.
+        trainer, prepared, record: of the run.
         settled: whether thresholds have been tuned since training, a temperature fitted, or rounded weights replaced.
         probed: test metrics of a solved head before the training.
     """
-    target = record.target
+    target, data = record.target, prepared.data
     record.history = trainer.state.log_history
     record.layers, record.thaws = trainer.layer_rates(), trainer.thaws()
     if "test" in data.splits:
-        _test(trainer, task, processor, data, record)
+        _test(trainer, prepared, record)
         if probed is not None:
             record.metrics |= {f"baseline_probe_test_{name}": value for name, value in probed.items()}
     validation = trainer.validation_metrics()
@@ -118,10 +153,10 @@ def evaluate_run(
         record.metrics["shipped_epoch"] = trainer.shipped_epoch()
 
 
-def _test(trainer: FineTuningTrainer, task: Task, processor: Any, data: LabelledData, record: RunRecord) -> None:
+def _test(trainer: FineTuningTrainer, prepared: Preparation, record: RunRecord) -> None:
     """Predict the test split, which is looked at here for the first time, and measure."""
-    target = record.target
-    inputs = data.encoded("test", task.encoder(processor, training=False), seed=trainer.args.seed)
+    target, task, data = record.target, prepared.task, prepared.data
+    inputs = data.encoded("test", task.encoder(prepared.processor, training=False), seed=trainer.args.seed)
     labels, outputs = data.labels("test"), target.outputs(np.asarray(trainer.predict(inputs).predictions))
     record.predictions = Predictions([task.describe(row) for row in data.splits["test"]], labels, outputs)
     values = measure_function(target, trainer.args)(labels, outputs)

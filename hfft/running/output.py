@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 
-from hfft.errors import UserError
+from hfft.errors import UserError, listed
+from hfft.hardware.processes import from_first_process
 from hfft.run_folder import (
     ADAPTER_FOLDER,
     CARD_FILE,
@@ -33,8 +35,9 @@ from hfft.run_folder import (
     is_run,
 )
 from hfft.running.resuming import binds_checkpoint, differences
-from hfft.storage.checkpoints import UNFINISHED
+from hfft.storage.checkpoints import UNFINISHED, newest_whole
 from hfft.targets import Target
+from hfft.terminal import is_first_process
 
 ASIDE = ".replaced"  # where an old run waits until the new model is saved
 
@@ -116,6 +119,20 @@ def drop_model(folder: Path) -> None:
         path.unlink()
     for of_training in (*folder.glob("checkpoint-*"), *folder.glob(ADAPTER_FOLDER)):
         shutil.rmtree(of_training)
+
+
+def checkpoint_to_resume(folder: Path, settings: dict[str, Any], target: Target, console: Console) -> str | None:
+    """Return the newest checkpoint of a folder, if there is one, and tell of it.
+
+    Raises :class:`UserError` where it belongs to another run than the one with these settings and this target.
+    """
+    checkpoint, skipped = from_first_process(newest_whole(folder))
+    if skipped:
+        console.print(f"Passed over: {listed(skipped)}.")
+    if checkpoint is not None and is_first_process():
+        require_same_run(folder, checkpoint, settings, target)
+    console.print(f"Resuming from {checkpoint}" if checkpoint else "Nothing to resume: starting from the beginning.")
+    return checkpoint
 
 
 def require_same_run(folder: Path, checkpoint: str, settings: dict[str, Any], target: Target) -> None:

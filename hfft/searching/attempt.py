@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
 from rich.console import Console
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
 from hfft.data import LabelledData
@@ -25,25 +25,14 @@ from hfft.evaluation.metrics import LOWER_IS_BETTER
 from hfft.failures import computing
 from hfft.features.start import Start
 from hfft.findings import Findings
-from hfft.parsing import split_settings, training_arguments
+from hfft.parsing import split_settings
+from hfft.running.assembling import make_trainer
 from hfft.running.baselines import head_logits
-from hfft.running.preparing import (
-    SMALLER_BATCHES,
-    adapted,
-    how_to_compute,
-    keep_needed_architecture,
-    load_model,
-    make_trainer,
-    quantized,
-    start_training,
-)
-from hfft.running.settling import Measure, measure_function, require_use, settle, task_defaults
-from hfft.storage.caching import Cache, cache_folder
+from hfft.running.loading_models import load_model
+from hfft.running.preparing import SMALLER_BATCHES, Preparation, prepare
 from hfft.strategies import load_strategy
 from hfft.task import Task
-from hfft.terminal import progress_bar
 from hfft.trainer import FineTuningTrainer, objective_of
-from hfft.training_arguments import FineTuningArguments
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 
@@ -145,72 +134,50 @@ def _mean(
 
 def _measure(task: Task, part: Part, settings: Mapping[str, Any], objective: Objective, report: Report | None) -> float:
     """Return the value of the objective on one part."""
-    console = Console(quiet=True)
     with tempfile.TemporaryDirectory(prefix="hfft-trial-") as folder:
         own = {**settings, "output_dir": folder, "disable_tqdm": True, "report_to": "none"}
-        model_arguments, data_arguments, chosen = split_settings(own)
-        chosen = {**task_defaults(task, chosen), **chosen}
-        args = training_arguments(chosen)
-        require_use(model_arguments, args)
-        keep_needed_architecture(model_arguments, args)
         # loading a model settles the target's units and adds findings; the next trial starts from what was read
         data = dataclasses.replace(part.data, findings=Findings())
-        measure = measure_function(data.target, args)
-        settle(args, task, data, measure, chosen)
-        set_seed(args.seed)  # the head is drawn here
-        model, processor = load_model(task, model_arguments, data, console)
-        cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
-        model, _ = quantized(task, model, processor, data, args)
-        start = start_training(task, model, processor, data, args, model_arguments.pooling, cache, console)
+        prepared = prepare(task, data, own, Console(quiet=True))
+        args, start = prepared.args, prepared.start()
         if not load_strategy(args.strategy).trains:
-            return _solved(task, model, processor, part, data, args, cache, measure, start)[objective.name]
-        model, _ = adapted(task, model, processor, data, args)
+            return _solved(prepared, part, start)[objective.name]
+        prepared.adapt()
         chooses = args.load_best_model_at_end
         if part.judged == "validation":  # what would ship is known from the evaluations: no checkpoint is needed
             args.save_strategy, args.load_best_model_at_end = type(args.save_strategy)("no"), False
         else:
             args.save_only_model = True
-        trainer = make_trainer(task, model, processor, data, args, measure, cache, console)
+        trainer = make_trainer(prepared)
         if report is not None:
             trainer.add_callback(_Watch(objective.name, report))
         with computing(SMALLER_BATCHES):
             trainer.train()
             if part.judged == "validation":
                 return _shipped(trainer, chooses)[f"eval_{objective.name}"]
-            return _held_out(trainer, task, processor, data, part.judged, measure)[objective.name]
+            return _held_out(trainer, prepared, part.judged)[objective.name]
 
 
-def _solved(
-    task: Task,
-    model: Any,
-    processor: Any,
-    part: Part,
-    data: LabelledData,
-    args: FineTuningArguments,
-    cache: Cache,
-    measure: Measure,
-    start: Start,
-) -> dict[str, float]:
+def _solved(prepared: Preparation, part: Part, start: Start) -> dict[str, float]:
     """Return the metrics of a model of which only the head was solved: from features, most of them kept."""
     assert start.readout is not None
-    split, pool = data.splits[part.judged], data.pool if part.in_pool else None
-    with computing(SMALLER_BATCHES), progress_bar(Console(quiet=True)) as bar:
-        how = how_to_compute(args, cache, bar)
-        logits = head_logits(task, model, processor, split, pool, start.readout, args.device, **how)
-    return _metrics(model, torch.from_numpy(logits), data, part.judged, measure)
+    split, pool = prepared.data.splits[part.judged], prepared.data.pool if part.in_pool else None
+    logits = head_logits(prepared, split, pool, start.readout)
+    return _metrics(prepared, prepared.model, torch.from_numpy(logits), part.judged)
 
 
-def _held_out(
-    trainer: FineTuningTrainer, task: Task, processor: Any, data: LabelledData, name: str, measure: Measure
-) -> dict[str, float]:
+def _held_out(trainer: FineTuningTrainer, prepared: Preparation, name: str) -> dict[str, float]:
     """Return the metrics of the checkpoint that would ship."""
-    inputs = data.encoded(name, task.encoder(processor, training=False), seed=trainer.args.seed)
+    encoder = prepared.task.encoder(prepared.processor, training=False)
+    inputs = prepared.data.encoded(name, encoder, seed=trainer.args.seed)
     logits = torch.as_tensor(np.asarray(trainer.predict(inputs).predictions))
-    return _metrics(trainer.model, logits, data, name, measure)
+    return _metrics(prepared, trainer.model, logits, name)
 
 
-def _metrics(model: Any, logits: torch.Tensor, data: LabelledData, name: str, measure: Measure) -> dict[str, float]:
-    found = measure(data.labels(name), data.target.outputs(logits.float().numpy()))
+def _metrics(prepared: Preparation, model: Any, logits: torch.Tensor, name: str) -> dict[str, float]:
+    """Return the metrics, and the loss, of a model's logits for a split."""
+    data = prepared.data
+    found = prepared.measure(data.labels(name), data.target.outputs(logits.float().numpy()))
     loss = objective_of(model)
     if loss is not None:
         wanted = torch.as_tensor(np.asarray(data.target.for_model(data.splits[name]["label"])))

@@ -17,7 +17,7 @@ from hfft.errors import UserError, listed, nearest
 from hfft.features.heads.solvers import SOLVERS
 from hfft.findings import Findings
 from hfft.parsing import split_settings, training_arguments
-from hfft.running.preparing import read_data
+from hfft.running.reading import read_data
 from hfft.running.settling import measure_function
 from hfft.searching.attempt import Objective, Part, first_model
 from hfft.searching.space import Space, first_settings, fitting, grid_of, read_space

@@ -21,7 +21,8 @@ from hfft.hub import require_login
 from hfft.parsing import split_settings, training_arguments
 from hfft.run_folder import METRICS_FILE, RUN_FILE, RUN_HEADER, SEARCH_SETTINGS, TRIALS_FILE
 from hfft.running import output
-from hfft.running.preparing import keep_needed_architecture, read_data
+from hfft.running.loading_models import keep_needed_architecture
+from hfft.running.reading import read_data
 from hfft.running.resuming import binds_result, differences
 from hfft.running.settling import from_anywhere, is_of_once, plain, require_use
 from hfft.searching.attempt import FAILED, Outcome, attempt, only_trials_freed

@@ -109,7 +109,7 @@ def test_a_trunk_that_is_read_otherwise_is_so_for_the_head_too(settings, tmp_pat
 @pytest.mark.parametrize(
     ("place", "error"),
     [
-        ((baselines, "start_training"), UserError("The head cannot be solved.")),
+        ((baselines, "start_head"), UserError("The head cannot be solved.")),
         ((baselines.copy, "deepcopy"), RuntimeError("Only leaf tensors can be copied.")),
     ],
     ids=["not solved", "not copied"],

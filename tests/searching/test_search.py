@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 import hfft
 from hfft import UserError, cli
 from hfft.features import start
+from hfft.running.preparing import Preparation
 from hfft.searching import attempt, cases, running
 from hfft.searching.attempt import Objective, Part
 from hfft.searching.space import grid_of, read_space
@@ -215,7 +216,7 @@ def test_where_all_fail_the_command_says_so(settings, tmp_path, capsys, monkeypa
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB.")
 
-    monkeypatch.setattr(attempt, "start_training", fail)
+    monkeypatch.setattr(Preparation, "start", fail)
     flags = [word for name in ("model", "data", "strategy", "cache_dir") for word in (f"--{name}", settings[name])]
     assert cli.main(["search", *flags, "--trials", "2", "--output_dir", str(tmp_path / "out")]) == 2
     assert (

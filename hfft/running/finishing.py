@@ -1,0 +1,79 @@
+"""The model that ships, made of the one that was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hfft.adapters.models import Adapter, is_adapted, merge
+from hfft.adapters.quantizing import beside_whole_weights
+from hfft.data import LabelledData
+from hfft.evidence import PartOfCrossValidation
+from hfft.hardware.processes import from_first_process
+from hfft.record import RunRecord
+from hfft.running.gathering import note_down
+from hfft.running.preparing import Preparation
+from hfft.strategies import load_strategy
+from hfft.targets.temperature import calibrate, logit_layers
+from hfft.trainer import FineTuningTrainer
+
+
+def merge_adapters(trainer: FineTuningTrainer, whole: Any) -> Adapter | None:
+    """Put the ordinary model in the place of one with adapters; return them by themselves, if there are any.
+
+    ``whole`` is the model whose layers were held in 4 bits, if they were.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not is_adapted(model):
+        return None
+    if trainer.args.load_in_4bit:
+        model = beside_whole_weights(whole, model)
+    trainer.model, adapter = merge(model)
+    trainer.model_wrapped = trainer.model
+    return adapter
+
+
+def finish_model(
+    trainer: FineTuningTrainer, prepared: Preparation, record: RunRecord, part: PartOfCrossValidation | None
+) -> bool:
+    """Make the model that ships: the stock architecture, units of numbers, thresholds of classes.
+
+    Returns:
+        whether something was settled by which the model answers otherwise than in training.
+    """
+    console, data, args = prepared.console, prepared.data, trainer.args
+    chose = load_strategy(args.strategy).trains and args.load_best_model_at_end and args.eval_on_start
+    if args.starts_solved and chose and not trainer.state.best_global_step:
+        better = f"no better validation {str(args.metric_for_best_model).removeprefix('eval_')}"
+        note_down(record.notes, f"Training has brought {better}: the solved head ships as it was.", console)
+    finished = prepared.task.finished(trainer.accelerator.unwrap_model(trainer.model))
+    if finished is not trainer.accelerator.unwrap_model(trainer.model):
+        trainer.model = trainer.model_wrapped = finished
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if args.calibration != "none":
+        logits = np.asarray(trainer.predict(trainer.eval_dataset).predictions)
+        layers = logit_layers(model, prepared.few_inputs())
+        record.temperature, fitted = calibrate(data.target, model, layers, data.labels("validation"), logits)
+        note_down(record.notes, fitted, console)
+
+    record.target, told = from_first_process(data.target.finish(model, _held_out(trainer, data, part)))
+    note_down(record.notes, told, console)
+    return told is not None or record.temperature is not None or args.load_in_4bit
+
+
+def _held_out(
+    trainer: FineTuningTrainer, data: LabelledData, part: PartOfCrossValidation | None
+) -> Callable[[], tuple[np.ndarray, np.ndarray]] | None:
+    """Return what gives array labels and outputs of examples that were not trained on, or ``None`` without any."""
+
+    def predict() -> tuple[np.ndarray, np.ndarray]:
+        logits = trainer.predict(trainer.eval_dataset).predictions
+        return data.labels("validation"), data.target.outputs(np.asarray(logits))
+
+    if "validation" in data.splits:
+        return predict
+    found = None if part is None else part.held_out
+    return None if found is None else lambda: found
