@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from hfft.arguments import ModelArguments
 from hfft.errors import UserError, listed
-from hfft.layers.dropout import changed_rates, with_changed_rates
 from hfft.paths import require_model
 
 if TYPE_CHECKING:
@@ -78,6 +77,7 @@ def load_classifier(
     import torch
 
     from hfft.layers import head_parameter_names
+    from hfft.layers.dropout import changed_rates
 
     with reading(f"'{arguments.model}' cannot be loaded"):
         options |= changed_rates(config, arguments)
@@ -120,6 +120,8 @@ def build_without_weights(
 ) -> PreTrainedModel:
     """Return the architecture that ``auto_class`` makes of the configuration, on ``device`` where it can be."""
     import torch
+
+    from hfft.layers.dropout import with_changed_rates
 
     options = {"trust_remote_code": arguments.trust_remote_code}
     config.num_labels = config.num_labels or 2  # timm's own checkpoints may have no classifier
