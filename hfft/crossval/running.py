@@ -27,8 +27,9 @@ from hfft.parsing import split_settings, training_arguments
 from hfft.run_folder import CROSSVAL_SETTINGS, FOLDS, METRICS_FILE, PREDICTIONS_FILE, REFIT, RUN_HEADER
 from hfft.running import output
 from hfft.running.reading import read_data
+from hfft.running.recipes import recipe
 from hfft.running.resuming import binds_result, differences
-from hfft.running.settling import from_anywhere, is_of_once, plain, require_use
+from hfft.running.settling import require_use
 from hfft.targets import Target
 from hfft.task import Task
 from hfft.terminal import figure, make_console, print_metrics
@@ -166,13 +167,8 @@ def _naming(part: str) -> Iterator[None]:
 
 def _begin(folder: Path, settings: dict[str, Any], arguments: CrossValidationArguments) -> None:
     """Write the settings; raises :class:`UserError` where others are gone on with."""
-    recipe = {name: value for name, value in settings.items() if not is_of_once(name) and name != "output_dir"}
-    if isinstance(recipe.get("task"), Task):
-        recipe["task"] = recipe["task"].name
-    if not isinstance(recipe["data"], str | Path):
-        del recipe["data"]  # data sets in memory have no name to read them by again
-    recipe = {name: plain(value) for name, value in from_anywhere(recipe).items()}
-    text = yaml.safe_dump({**recipe, **dataclasses.asdict(arguments)}, sort_keys=False, allow_unicode=True)
+    again = {name: value for name, value in recipe(settings).items() if name != "output_dir"}
+    text = yaml.safe_dump({**again, **dataclasses.asdict(arguments)}, sort_keys=False, allow_unicode=True)
     file = folder / CROSSVAL_SETTINGS
     if settings.get("overwrite"):
         output.set_aside(folder)

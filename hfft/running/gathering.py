@@ -25,7 +25,8 @@ from hfft.record import Predictions, RunRecord
 from hfft.report import write_report
 from hfft.report.examples import SHOWN, shown_examples
 from hfft.running.preparing import Preparation
-from hfft.running.settling import measure_function, rerunnable
+from hfft.running.recipes import rerunnable
+from hfft.running.settling import measure_function
 from hfft.strategies import load_strategy
 from hfft.task import Task
 from hfft.trainer import FineTuningTrainer

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import get_scheduler
 
-from hfft.arguments import DataArguments, ModelArguments
+from hfft.arguments import ModelArguments
 from hfft.data import LabelledData
 from hfft.errors import UserError, listed, nearest
 from hfft.evaluation.metrics import LOWER_IS_BETTER
@@ -21,24 +18,6 @@ from hfft.strategies import DEFAULT_STRATEGY, load_strategy
 from hfft.targets import Target
 from hfft.task import Task
 from hfft.training_arguments import FineTuningArguments, enough_epochs, schedule_name
-
-# What another version of hfft might choose otherwise stands in run.yaml, also where nobody asked for it.
-_RECORDED_DEFAULTS = (
-    *(
-        "strategy",
-        "layer_decay",
-        "learning_rate",
-        "head_learning_rate",
-        "num_train_epochs",
-        "weight_decay",
-        "warmup_steps",
-        "seed",
-    ),
-    *("per_device_train_batch_size", "augment", "freeze_batch_norm", "lr_scheduler_type"),
-    *("train_sampling_strategy", "precision"),
-    *("lora_rank", "lora_alpha", "lora_dropout", "adapter_config"),
-)
-
 
 Measure = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 """(labels, outputs), a row for each example -> name -> value."""
@@ -110,43 +89,6 @@ def task_defaults(task: Task, chosen: dict[str, Any]) -> dict[str, Any]:
             "head_learning_rate": defaults.get("head_learning_rate", rate),
         }
     return defaults
-
-
-def rerunnable(
-    settings: dict[str, Any], task: Task, data: LabelledData, chosen: dict[str, Any], args: FineTuningArguments
-) -> dict[str, Any]:
-    """Return the settings that make this run again, from any folder, also where the defaults will have changed."""
-    resolved = {name: getattr(args, name) for name in _RECORDED_DEFAULTS}
-    known = {field.name for field in dataclasses.fields(DataArguments)}
-    columns = {f"{role}_column": column for role, column in data.columns.items() if f"{role}_column" in known}
-    named = {"task": task.name, "problem_type": data.target.problem_type}
-    merged = {**settings, **named, **columns, **chosen, **resolved}
-    if not isinstance(merged["data"], str | Path):
-        del merged["data"]  # data sets in memory have no name to read them by again
-    merged = {name: plain(value) for name, value in from_anywhere(merged).items() if not is_of_once(name)}
-    return {name: value for name, value in merged.items() if value is not None}
-
-
-def from_anywhere(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with the paths of what is there such that they are found from any folder."""
-    there = {
-        name: str(Path(value).absolute())
-        for name in ("data", "model", "cache_dir", "adapter_config")
-        if isinstance(value := settings.get(name), str | Path) and os.path.exists(value)  # noqa: PTH110  (of a text too long for a name Path raises)
-    }
-    return {**settings, **there}
-
-
-def is_of_once(name: str) -> bool:
-    """Say whether a setting belongs to this one start of a run: a run made again is not to be pushed over the first."""
-    return name in ("resume", "overwrite", "push_to_hub") or name.startswith("hub_")  # a token among them
-
-
-def plain(value: Any) -> Any:
-    """Return a value as YAML knows it: NumPy scalars, enumerations and paths are of other libraries."""
-    value = getattr(value, "value", value)
-    value = value.item() if isinstance(value, np.generic) else value
-    return str(value) if isinstance(value, Path) else value
 
 
 def require_use(arguments: ModelArguments, args: FineTuningArguments) -> None:

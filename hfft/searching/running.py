@@ -23,8 +23,9 @@ from hfft.run_folder import METRICS_FILE, RUN_FILE, RUN_HEADER, SEARCH_SETTINGS,
 from hfft.running import output
 from hfft.running.loading_models import keep_needed_architecture
 from hfft.running.reading import read_data
+from hfft.running.recipes import from_anywhere, is_of_once, plain, recipe
 from hfft.running.resuming import binds_result, differences
-from hfft.running.settling import from_anywhere, is_of_once, plain, require_use
+from hfft.running.settling import require_use
 from hfft.searching.attempt import FAILED, Outcome, attempt, only_trials_freed
 from hfft.searching.cases import Case, make_case, run_settings
 from hfft.searching.results import print_trials, told, write_trials
@@ -183,33 +184,21 @@ def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: Ranks) 
 
 def _begin(folder: Path, case: Case, arguments: SearchArguments) -> None:
     """Write the settings; raises :class:`UserError` where another search is gone on with."""
-    recipe = dict(case.settings)
-    del recipe["output_dir"]
-    recipe["task"] = case.task.name
-    if not isinstance(recipe["data"], str | Path):
-        del recipe["data"]  # data sets in memory have no name to read them by again
-    of_search = {name: value for name, value in dataclasses.asdict(arguments).items() if value is not None}
-    of_search |= {"space": {name: _plain(entry) for name, entry in described(case.space).items()}}
-    text = yaml.safe_dump(
-        {**{name: plain(value) for name, value in recipe.items()}, **of_search}, sort_keys=False, allow_unicode=True
-    )
+    again = {name: value for name, value in recipe(case.settings).items() if name != "output_dir"}
+    of_search = {**dataclasses.asdict(arguments), "space": plain(described(case.space))}
+    of_search = {name: value for name, value in of_search.items() if value is not None}
+    text = yaml.safe_dump({**again, "task": case.task.name, **of_search}, sort_keys=False, allow_unicode=True)
     file = folder / SEARCH_SETTINGS
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder.absolute().parent / f".{folder.name}.{SEARCH_SETTINGS}"
         with writing(folder, "the settings"):
-            again = f"Again: hfft search --config {SEARCH_SETTINGS} --output_dir ANOTHER_FOLDER"
-            beside.write_text(f"{RUN_HEADER} {again}\n{text}", "utf-8")
+            told = f"Again: hfft search --config {SEARCH_SETTINGS} --output_dir ANOTHER_FOLDER"
+            beside.write_text(f"{RUN_HEADER} {told}\n{text}", "utf-8")
             beside.replace(file)  # at once: another process may ask whether this folder holds a search
     old, new = yaml.safe_load(file.read_text("utf-8")), yaml.safe_load(text)
     if changed := differences(old, new, lambda name: binds_result(name) and name not in _OF_THIS_START):
         raise UserError(f"--resume: '{folder}' holds another search: {'; '.join(changed)}.")
-
-
-def _plain(entry: Any) -> Any:
-    values = entry if isinstance(entry, list) else entry.values()
-    told = [plain(value) for value in values]
-    return told if isinstance(entry, list) else dict(zip(entry, told, strict=True))
 
 
 def _run_trials(study: SharedStudy, case: Case, console: Console) -> None:

@@ -17,8 +17,8 @@ import yaml
 from hfft.arguments import DataArguments, ModelArguments, SearchArguments, require_range
 from hfft.errors import UserError, listed, nearest
 from hfft.parsing import SettingsParser, items_of, plain_items, read_plain, train_parser, typed_settings
+from hfft.running.recipes import is_of_once
 from hfft.running.resuming import binds_result
-from hfft.running.settling import is_of_once
 from hfft.training_arguments import RANGES, REPLACED, FineTuningArguments
 
 _RANGE_KEYS = ("low", "high", "step", "log")
