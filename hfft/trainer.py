@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
-import datasets
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
-from transformers.trainer_utils import has_length, seed_worker
 
-from hfft.adapters.models import is_adapted, lora_plus_multipliers
+from hfft.adapters.models import is_adapted
 from hfft.callbacks.early_stopping import EarlyStopping
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 from hfft.errors import UserError
@@ -31,15 +25,17 @@ from hfft.hardware.precision import suited_attention
 from hfft.hardware.processes import from_first_process, reduce_what_trains
 from hfft.layers import LayerStack
 from hfft.objectives import OBJECTIVES, Objective, mean_squared_error
-from hfft.optim import layerwise_optimizer, schedule_factor
-from hfft.optim.factory import IN_TRANSFORMERS, optimizer_of_arguments
+from hfft.optim import schedule_factor
 from hfft.optim.schedules import SCHEDULES
 from hfft.storage.caching import Cache
 from hfft.storage.checkpoints import WholeCheckpoints
 from hfft.strategies import load_strategy
+from hfft.training.loaders import GlobalBatches, require_lengths, require_own_division
+from hfft.training.optimizers import layerwise_optimizer_from_arguments
 from hfft.training.pushing import ModelPushes
-from hfft.training.rows import ROWS, NumberedCollator, NumberedRows, Views
-from hfft.training.sampling import EpochOfSampler, GlobalBatchSampler
+from hfft.training.rates import LayerRates
+from hfft.training.rows import ROWS
+from hfft.training.sampling import EpochOfSampler
 from hfft.training.steps import GuardedSteps
 from hfft.training_arguments import FineTuningArguments, schedule_name, uses_layerwise_rates
 
@@ -47,7 +43,7 @@ _PREPARED = "_is_accelerate_prepared"
 _SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
-class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
+class FineTuningTrainer(GuardedSteps, GlobalBatches, LayerRates, WholeCheckpoints, ModelPushes):
     """A Trainer that reads :class:`FineTuningArguments`; everything else is the Trainer's own.
 
     Args:
@@ -82,7 +78,7 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
             raise UserError("freeze needs the model itself, not a model_init that makes it later.")
         if load_strategy(args.strategy).adapter is not None and not is_adapted(model):
             raise UserError(f"strategy {args.strategy}: wrap the model with peft.get_peft_model first.")
-        _require_own_division(args)
+        require_own_division(args)
         if args.freeze:
             freeze_for_good(model, args)  # before the optimizer is made, which holds what can train
         if load_strategy(args.strategy).gradual:
@@ -93,8 +89,7 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
             super().__init__(model=model, args=args, **kwargs)
         if self.is_fsdp_enabled:
             shard_blocks(self.accelerator.state.fsdp_plugin, self.model)
-        if str(args.train_sampling_strategy) in ("group_by_length", "batch_rebalance"):
-            _require_lengths(args, self.train_dataset)
+        require_lengths(args, self.train_dataset)
         self.add_callback(EpochOfSampler())
         if self.unfreezing is None and load_strategy(args.strategy).gradual:
             self.add_callback(GradualUnfreezing(args.epochs_per_group, layer_patterns=args.layer_patterns))
@@ -102,12 +97,9 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
             self.add_callback(EarlyStopping(args.early_stopping_patience, unfreezing=self.unfreezing))
         self.describe_rows = describe_rows or (lambda rows: [f"example {row}" for row in rows])
         self.begin_guard()
-        self._rates: dict[str, float] = {}  # of each layer in the last step
         self._cache = cache if args.cache_activations else None
-        self.loss_needs_rows = self._cache is not None
+        self.loss_needs_rows, self.loss_ignores_stand_ins = self._cache is not None, self._objective is not None
         self._prefix: PrefixInTraining | None = None
-        self._encoded: Any = None  # the training data as they are loaded
-        self._steps_per_epoch = 1
         self._reducing: nn.Module | None = None  # the wrapped model that does not send what is frozen
 
     @property
@@ -154,11 +146,11 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss as the Trainer does, from kept activations while the lower layers are frozen."""
         rows = inputs.pop(ROWS, None)
-        if rows is None or self._cache is None or self._encoded is None:
+        if rows is None or self._cache is None or self.encoded is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
         if self._prefix is None:
-            run = Run(self.state.max_steps, self._steps_per_epoch, self._encoded.views)
-            self._prefix = PrefixInTraining(self, self._cache, self._encoded, run)
+            run = Run(self.state.max_steps, self.steps_per_epoch, self.encoded.views)
+            self._prefix = PrefixInTraining(self, self._cache, self.encoded, run)
         with self._prefix.starting_point(rows, inputs):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
@@ -175,74 +167,6 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
             tensors = (torch.as_tensor(logits).float(), torch.as_tensor(found.label_ids))
             found.metrics[name] = float(self._objective(*tensors, None, 0.0))
         return found._replace(metrics=from_first_process(found.metrics))
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Return micro-batches of this rank, such that the examples of a step depend on the global batch size alone."""
-        data: Any = self.train_dataset
-        strategy = str(self.args.train_sampling_strategy)
-        if data is None or not has_length(data) or strategy == "batch_rebalance":
-            return super().get_train_dataloader()
-        sampler = GlobalBatchSampler(
-            len(data),
-            self._train_batch_size,
-            ranks=self.args.world_size,
-            accumulation=self.args.gradient_accumulation_steps,
-            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            lengths=self._lengths(data) if strategy == "group_by_length" else None,
-            shuffle=strategy != "sequential",
-            drop_last=self.args.dataloader_drop_last,
-            further_views=getattr(data, "further_views", False),
-            views=self.args.cached_views if getattr(data, "further_views", False) else None,
-        )
-        if isinstance(data, datasets.Dataset):
-            data = self._remove_unused_columns(data, description="training")
-        if self._cache is not None:
-            self._encoded, self._steps_per_epoch = Views(data, sampler.views or 1), sampler.steps_per_epoch
-        loader = DataLoader(
-            NumberedRows(data),
-            batch_sampler=sampler,
-            collate_fn=NumberedCollator(self.data_collator, ignores=self._objective is not None),
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers,
-            multiprocessing_context=self.args.dataloader_multiprocessing_context,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            in_order=self.args.dataloader_in_order,
-            worker_init_fn=partial(
-                seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
-            ),
-        )
-        return self.accelerator.prepare(loader)
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Return the Trainer's, in training with the rows that each batch holds."""
-        known = self._cache is not None and self.is_in_train and eval_dataset is self.eval_dataset
-        if not known or self.args.remove_unused_columns or isinstance(eval_dataset, dict | str):
-            return super().get_eval_dataloader(eval_dataset)
-        collate, self.data_collator = self.data_collator, NumberedCollator(self.data_collator)
-        try:
-            return super().get_eval_dataloader(NumberedRows(eval_dataset))
-        finally:
-            self.data_collator = collate
-
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> torch.utils.data.Sampler | None:
-        """Return the examples in their own order also where training groups them by length."""
-        grouped, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
-        try:
-            return super()._get_eval_sampler(eval_dataset)
-        finally:
-            self.args.train_sampling_strategy = grouped
-
-    def _lengths(self, data: Any) -> np.ndarray:
-        """Return the length of every training example."""
-        known = getattr(data, "lengths", None)
-        column = self.args.length_column_name
-        if known is None and column in (getattr(data, "column_names", None) or ()):
-            known = data[column]
-        if known is None:
-            name = next(iter(getattr(self.processing_class, "model_input_names", ["input_ids"])))
-            known = [len(example[name]) for example in data]
-        return np.asarray(known)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does, and leave everything trainable also where training breaks off."""
@@ -294,42 +218,6 @@ class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
         with self.unfreezing.as_saved(self.model, self.state) if resumes else contextlib.nullcontext():  # type: ignore[union-attr]
             super()._load_optimizer_and_scheduler(checkpoint)
 
-    def _get_learning_rate(self) -> float:
-        """Return the head's rate in the step that was just made, and keep those of the other layers for the log.
-
-        The Trainer reads the first group's, which with layer-wise rates is that of the stem.
-        """
-        rate = super()._get_learning_rate()
-        groups = self.optimizer.param_groups if self.optimizer is not None else []
-        if self.lr_scheduler is None or not any("layer" in group for group in groups):
-            return rate
-        step = self.state.global_step
-        factors = self.unfreezing.rate_factors(self.optimizer, step) if self.unfreezing else [1.0] * len(groups)
-        self._rates = {}
-        for group, factor in zip(groups, factors, strict=True):  # where multipliers split a layer, its highest rate
-            layer = group["layer"]
-            self._rates[layer] = max(group["lr"] * factor, self._rates.get(layer, 0.0))
-        return list(self._rates.values())[-1]
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as the Trainer does, and beside ``learning_rate``, which is the head's, that of every layer group."""
-        if "learning_rate" in logs:
-            logs |= {f"lr/{layer}": rate for layer, rate in self._rates.items()}
-        super().log(logs, start_time)
-
-    def layer_rates(self) -> list[dict[str, Any]]:
-        """Return name, number of parameters and peak learning rate of every layer group, input first.
-
-        Empty before training, and where the optimizer has no layer-wise groups.
-        """
-        layers: dict[str, dict[str, Any]] = {}
-        for group in self.optimizer.param_groups if self.optimizer is not None else []:
-            if "layer" in group:
-                rate = group.get("initial_lr", group["lr"])
-                row = layers.setdefault(group["layer"], {"name": group["layer"], "parameters": 0, "lr": rate})
-                row["parameters"] += sum(parameter.numel() for parameter in group["params"])
-        return list(layers.values())
-
     def thaws(self) -> dict[str, float]:
         """Return layer group -> the epoch in which it thaws, input first; empty where nothing is frozen for a time."""
         unfreezing = self.unfreezing
@@ -368,59 +256,8 @@ def objective_of(model: Any) -> Objective | None:
     return OBJECTIVES.get(problem or "")
 
 
-def _require_own_division(args: FineTuningArguments) -> None:
-    """Raise :class:`UserError` where accelerate is asked to divide the batches, which the sampler does."""
-    for name in ("split_batches", "dispatch_batches"):
-        if getattr(args.accelerator_config, name, None):
-            raise UserError(f"accelerator_config: {name} has no place here, because hfft divides batches itself.")
-
-
-def _require_lengths(args: FineTuningArguments, data: Any) -> None:
-    """Raise :class:`UserError` where the examples are all of one size."""
-    if getattr(data, "lengths", ()) is None:
-        raise UserError(f"train_sampling_strategy: {args.train_sampling_strategy} is for examples that have a length.")
-
-
 def freeze_for_good(model: nn.Module, args: FineTuningArguments) -> None:
     """Keep what ``args.freeze`` names from ever training."""
     stack = LayerStack.from_model(model, args.layer_patterns)
     for name in select_parameters(model, stack, args.freeze or []):
         model.get_parameter(name).requires_grad_(False)
-
-
-def layerwise_optimizer_from_arguments(args: FineTuningArguments) -> tuple[type, dict[str, Any]]:
-    """Return the layer-wise form of the optimizer that ``args.optim`` names.
-
-    Raises :class:`UserError` for optimizers that insist on parameter groups of their own.
-    """
-    groups = group_arguments(args)
-    if args.optim not in IN_TRANSFORMERS:
-        return layerwise_optimizer(str(args.optim), **{**_options(args.optim_args), **groups})
-    optimizer_class, options = optimizer_of_arguments(args)
-    return layerwise_optimizer(optimizer_class, **{**options, **groups})
-
-
-def _options(text: str | None) -> dict[str, Any]:
-    """Read ``momentum=0.9,nesterov=True``, as transformers does for its own optimizers."""
-    try:
-        call = ast.parse(f"options({text or ''})", mode="eval").body
-        assert isinstance(call, ast.Call)
-        if call.args or any(keyword.arg is None for keyword in call.keywords):
-            raise ValueError("a value without a name")
-        return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (ValueError, SyntaxError) as error:
-        raise UserError(f"optim_args: '{text}' is not of the form name=value,name=value with plain values.") from error
-
-
-def group_arguments(args: FineTuningArguments) -> dict[str, Any]:
-    """Return the arguments of :func:`hfft.layerwise_param_groups`."""
-    assert not isinstance(args.lr_multipliers, str)  # read when the arguments were made
-    multipliers = {**(args.lr_multipliers or {}), **lora_plus_multipliers(args.lora_plus_ratio)}
-    return {
-        "lr": args.learning_rate,
-        "layer_decay": args.layer_decay,
-        "weight_decay": args.weight_decay,
-        "head_lr": args.head_learning_rate,
-        "layer_patterns": args.layer_patterns,
-        "lr_multipliers": multipliers or None,
-    }

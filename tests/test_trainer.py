@@ -138,7 +138,7 @@ def test_few_examples_are_seen_more_often(examples, batch_size, epochs, enough):
 
 
 def test_optimizers_of_torch_and_timm_can_be_named_in_the_arguments(tiny_timm, tmp_path):
-    from hfft.trainer import layerwise_optimizer_from_arguments
+    from hfft.training.optimizers import layerwise_optimizer_from_arguments
 
     args = FineTuningArguments(output_dir=str(tmp_path), optim="sgdw", optim_args="momentum=0.8", layer_decay=1.0)
     factory, kwargs = layerwise_optimizer_from_arguments(args)

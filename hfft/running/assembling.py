@@ -21,7 +21,8 @@ from hfft.running.preparing import Preparation
 from hfft.running.settling import require_schedule
 from hfft.strategies import load_strategy
 from hfft.terminal import progress_bar
-from hfft.trainer import FineTuningTrainer, group_arguments
+from hfft.trainer import FineTuningTrainer
+from hfft.training.optimizers import group_arguments
 from hfft.training_arguments import uses_layerwise_rates
 
 

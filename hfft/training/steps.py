@@ -43,7 +43,7 @@ class GuardedSteps(Trainer):
 
     args: Any
     describe_rows: Callable[[list[int]], list[str]]
-    loss_needs_rows = False  # else batches come to it without their numbers, as to a stock Trainer's
+    loss_needs_rows: bool  # else batches come to it without their numbers, as to a stock Trainer's
 
     def begin_guard(self) -> None:
         """Forget the training before.

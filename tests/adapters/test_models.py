@@ -26,7 +26,7 @@ from transformers import (
 from hfft import FineTuningArguments, FineTuningTrainer, LayerStack, UserError, layerwise_param_groups
 from hfft.adapters.models import Adapter, add_adapters, merge, trained_parameters
 from hfft.adapters.targets import find_targets
-from hfft.trainer import group_arguments
+from hfft.training.optimizers import group_arguments
 from tests.conftest import save_timm_model
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
