@@ -37,7 +37,7 @@ from hfft.training.rates import LayerRates
 from hfft.training.rows import ROWS
 from hfft.training.sampling import EpochOfSampler
 from hfft.training.steps import GuardedSteps
-from hfft.training_arguments import FineTuningArguments, schedule_name, uses_layerwise_rates
+from hfft.training_arguments import FineTuningArguments
 
 _PREPARED = "_is_accelerate_prepared"
 _SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
@@ -67,7 +67,7 @@ class FineTuningTrainer(GuardedSteps, GlobalBatches, LayerRates, WholeCheckpoint
     ) -> None:
         args = args if args is not None else FineTuningArguments()
         given = (kwargs.get("optimizers") or (None, None))[0] or kwargs.get("optimizer_cls_and_kwargs")
-        if given is None and uses_layerwise_rates(args):
+        if given is None and args.uses_layerwise_rates:
             kwargs["optimizer_cls_and_kwargs"] = layerwise_optimizer_from_arguments(args)
         self._objective = objective_of(model)
         if kwargs.get("compute_loss_func") is None and self._objective is not None:
@@ -205,7 +205,7 @@ class FineTuningTrainer(GuardedSteps, GlobalBatches, LayerRates, WholeCheckpoint
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Make the schedule, also those that transformers lacks."""
-        name = schedule_name(self.args)
+        name = self.args.schedule_name
         if self.lr_scheduler is None and name in SCHEDULES:
             factor = schedule_factor(name, num_training_steps, options=self.args.lr_scheduler_kwargs)
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import os
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
 
-from hfft.adapters.settings import require_adapter_arguments
-from hfft.arguments import require_choice, require_range
-from hfft.errors import UserError
-from hfft.hardware.launching import (
-    require_all_processes,
-    require_deepspeed,
-    require_fsdp,
-    require_one_world,
-    require_plain_checkpointing,
-    require_training,
-    require_unfreezable,
-    require_whole_model,
-)
 from hfft.hardware.precision import BF16, FP16, resolve_precision
 from hfft.optim.factory import IN_TRANSFORMERS, require_known_optimizer
 from hfft.optim.schedules import SCHEDULES, require_known
 from hfft.strategies import DEFAULT_STRATEGY, load_strategy
-from hfft.trackers import require_trackers
+from hfft.training_checks import require_meant, require_possible
 
 # Fields of TrainingArguments that a run of hfft has no use for, and what to use instead.
 REPLACED = {
@@ -47,37 +31,6 @@ REPLACED = {
     "eval_do_concat_batches": "hfft's metrics need the whole split",
     "auto_find_batch_size": "use auto_batch_size, which keeps the examples of a step and does not begin the run anew",
 }
-
-RANGES: dict[str, dict[str, Any]] = {
-    "learning_rate": {"low": 0, "low_included": False},
-    "head_learning_rate": {"low": 0, "low_included": False},
-    "head_penalty": {"low": 0, "low_included": False},
-    "layer_decay": {"low": 0, "high": 1, "low_included": False},
-    "weight_decay": {"low": 0},
-    "num_train_epochs": {"low": 0, "low_included": False},
-    "epochs_per_group": {"low": 0, "low_included": False},
-    "early_stopping_patience": {"low": 1},
-    "cached_views": {"low": 1},
-    "per_device_train_batch_size": {"low": 1},
-    "per_device_eval_batch_size": {"low": 1},
-    "gradient_accumulation_steps": {"low": 1},
-    "warmup_steps": {"low": 0},
-    "label_smoothing_factor": {"low": 0, "high": 1, "high_included": False},
-    "max_grad_norm": {"low": 0},
-    "adam_beta1": {"low": 0, "high": 1, "high_included": False},
-    "adam_beta2": {"low": 0, "high": 1, "high_included": False},
-    "adam_epsilon": {"low": 0, "low_included": False},
-    "seed": {"low": 0, "high": 2**32 - 1},
-    "data_seed": {"low": 0, "high": 2**32 - 1},
-    "save_total_limit": {"low": 1},
-    "dataloader_num_workers": {"low": 0},
-    "max_steps": {"low": -1},
-}
-
-
-HEAD_STARTS = ("auto", "solved", "random")
-ON_NAN = ("error", "skip")
-CALIBRATIONS = ("none", "temperature")
 
 
 @dataclass
@@ -344,39 +297,11 @@ class FineTuningArguments(TrainingArguments):
     ]
 
     def __post_init__(self) -> None:
-        for name, bounds in RANGES.items():
-            require_range(self, name, **bounds)
-        for f in dataclasses.fields(self):
-            if isinstance(getattr(self, f.name), float):
-                require_range(self, f.name)
         for name in ("freeze", "layer_patterns"):
             value = getattr(self, name)
             if isinstance(value, str | int):
                 setattr(self, name, [str(value)])
-        strategy = load_strategy(self.strategy)
-        require_choice(self, "head_start", HEAD_STARTS)
-        require_choice(self, "on_nan", ON_NAN)
-        require_choice(self, "calibration", CALIBRATIONS)
-        if self.head_start == "random" and not strategy.trains:
-            raise UserError(f"head_start random has no place in the strategy '{strategy.name}', which trains no head.")
-        if self.head_penalty is not None and not self.starts_solved:
-            raise UserError("head_penalty has no place where the head starts at random: it is that of a solved one.")
-        if self.epochs_per_group is not None and not strategy.gradual:
-            raise UserError(f"epochs_per_group has no place in the strategy '{strategy.name}': it belongs to gradual.")
-        if self.resume and self.overwrite:
-            raise UserError("resume and overwrite exclude each other: go on with the old run, or replace it?")
-        require_all_processes()
-        require_deepspeed(self.deepspeed, uses_layerwise_rates(self))
-        if strategy.gradual:
-            require_unfreezable(self)
-        elif self.freeze:
-            require_plain_checkpointing(self, "freeze")
-        pushes = str(getattr(self.hub_strategy, "value", self.hub_strategy))
-        if self.push_to_hub and pushes != "end":
-            raise UserError(
-                f"hub_strategy {pushes} has no place here: a checkpoint holds pickles and, with pooling or numbers, a "
-                "model that is not finished. Use end, which pushes the finished model."
-            )
+        require_meant(self)
         if not torch.accelerator.is_available():
             # Without this several ranks would each train a model of their own, and report no error.
             self.use_cpu = True
@@ -386,35 +311,25 @@ class FineTuningArguments(TrainingArguments):
         self.precision = resolve_precision(self.precision, bf16=self.bf16, fp16=self.fp16, device_type=device_type)
         self.bf16: bool = self.precision == BF16
         self.fp16: bool = self.precision == FP16
-        schedule = schedule_name(self)
-        require_known(schedule)
-        own_schedule = schedule in SCHEDULES
-        if own_schedule:
-            self.lr_scheduler_type = "linear"  # transformers converts the name to an enumeration of its own
-        optimizer = str(getattr(self.optim, "value", self.optim))
-        require_known_optimizer(optimizer)
-        own_optimizer = optimizer not in IN_TRANSFORMERS
-        if own_optimizer:
-            self.optim = "adamw_torch"
-        super().__post_init__()
-        require_trackers(self.report_to or ())
-        if own_schedule:
-            self.lr_scheduler_type = schedule
-        if own_optimizer:
-            self.optim = optimizer
-        for name in ("lr_multipliers", "lr_scheduler_kwargs"):
-            if not isinstance(getattr(self, name), dict | None):
-                raise UserError(f'{name} must be names and values, such as {{"a": 1}}, got {getattr(self, name)!r}.')
-        require_one_world(int(os.environ.get("WORLD_SIZE", "1")), self.world_size)
-        require_fsdp(self)
-        require_adapter_arguments(self, strategy)
-        if not strategy.trains:
-            require_training(self, strategy.name)
-        if self.starts_solved:
-            require_whole_model(self)
+        self._beside_own_names()
+        require_possible(self)
         if self.n_gpu > 1:
             # One process that feeds several GPUs (DataParallel) is slower than one GPU more often than not.
             self._n_gpu = 1
+
+    def _beside_own_names(self) -> None:
+        """Let transformers check its own fields; it refuses the optimizers and schedules that hfft has beside its."""
+        own: dict[str, str] = {}
+        schedule, optimizer = self.schedule_name, str(getattr(self.optim, "value", self.optim))
+        require_known(schedule)
+        if schedule in SCHEDULES:
+            own["lr_scheduler_type"], self.lr_scheduler_type = schedule, "linear"
+        require_known_optimizer(optimizer)
+        if optimizer not in IN_TRANSFORMERS:
+            own["optim"], self.optim = optimizer, "adamw_torch"
+        super().__post_init__()
+        for name, value in own.items():
+            setattr(self, name, value)
 
     @property
     def chooses(self) -> bool:
@@ -426,35 +341,17 @@ class FineTuningArguments(TrainingArguments):
         """Whether the new head is solved before anything is trained."""
         return load_strategy(self.strategy).solved_head if self.head_start == "auto" else self.head_start == "solved"
 
+    @property
+    def uses_layerwise_rates(self) -> bool:
+        """Whether the layers have learning rates of their own."""
+        given = (self.head_learning_rate, self.layer_patterns, self.lr_multipliers)
+        strategy = load_strategy(self.strategy)
+        # gradual unfreezing needs groups of one layer each: a group's rate depends on when its layer thaws
+        wanted = self.layer_decay != 1 or strategy.gradual or self.optim not in IN_TRANSFORMERS
+        wanted = wanted or strategy.adapter is not None or any(value is not None for value in given)
+        return wanted and strategy.layerwise
 
-def uses_layerwise_rates(args: FineTuningArguments) -> bool:
-    """Say whether the layers have learning rates of their own."""
-    given = (args.head_learning_rate, args.layer_patterns, args.lr_multipliers)
-    strategy = load_strategy(args.strategy)
-    # gradual unfreezing needs groups of one layer each: a group's rate depends on when its layer thaws
-    wanted = args.layer_decay != 1 or strategy.gradual or args.optim not in IN_TRANSFORMERS
-    wanted = wanted or strategy.adapter is not None or any(value is not None for value in given)
-    return wanted and strategy.layerwise
-
-
-def schedule_name(args: TrainingArguments) -> str:
-    """Return the name of the learning-rate schedule, which transformers keeps as an enumeration."""
-    return str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
-
-
-FEWEST_STEPS = 400
-MOST_EPOCHS = 40
-
-
-def enough_epochs(examples: int, batch_size: int, epochs: float) -> float:
-    """Return ``epochs``, or as many more as make 400 optimizer steps, at most 40.
-
-    A few passes over a few dozen examples are too few steps to train a new head.
-
-    Args:
-        examples: in the training split.
-        batch_size: examples of one optimizer step, over all ranks and accumulation steps.
-        epochs: the least number.
-    """
-    steps_per_epoch = math.ceil(examples / batch_size)
-    return float(max(epochs, min(MOST_EPOCHS, math.ceil(FEWEST_STEPS / steps_per_epoch))))
+    @property
+    def schedule_name(self) -> str:
+        """The name of the learning-rate schedule, which transformers keeps as an enumeration."""
+        return str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))

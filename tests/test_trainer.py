@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from hfft import FineTuningArguments, FineTuningTrainer, UserError
-from hfft.training_arguments import enough_epochs
+from hfft.running.settling import enough_epochs
 
 
 def image_trainer(tiny_timm: Path, out: Path, **options: Any) -> FineTuningTrainer:

@@ -19,7 +19,7 @@ from hfft.optim.schedules import FOLLOW_METRICS
 from hfft.run_folder import CROSSVAL_SETTINGS
 from hfft.running import output
 from hfft.task import Task
-from hfft.training_arguments import FineTuningArguments, schedule_name
+from hfft.training_arguments import FineTuningArguments
 
 # What is asked of a validation split. A refit without one has no use for it: the folds have chosen.
 _OF_VALIDATION = (
@@ -38,7 +38,7 @@ def require_refit(data: LabelledData, args: FineTuningArguments) -> None:
     if "validation" in data.splits:
         return
     asked = "--calibration" if args.calibration != "none" else None
-    asked = f"--lr_scheduler_type {schedule_name(args)}" if schedule_name(args) in FOLLOW_METRICS else asked
+    asked = f"--lr_scheduler_type {args.schedule_name}" if args.schedule_name in FOLLOW_METRICS else asked
     if asked is not None:
         raise UserError(
             f"--refit trains on every example, and leaves none for {asked}. Give the data a validation split, or leave "

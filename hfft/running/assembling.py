@@ -23,13 +23,12 @@ from hfft.strategies import load_strategy
 from hfft.terminal import progress_bar
 from hfft.trainer import FineTuningTrainer
 from hfft.training.optimizers import group_arguments
-from hfft.training_arguments import uses_layerwise_rates
 
 
 def make_trainer(prepared: Preparation) -> FineTuningTrainer:
     """Return the trainer of a run; what does not fit is a :class:`UserError` before a folder is made."""
     task, data, args, measure = prepared.task, prepared.data, prepared.args, prepared.measure
-    if uses_layerwise_rates(args):
+    if args.uses_layerwise_rates:
         layerwise_param_groups(prepared.model, **group_arguments(args))
     else:
         require_optimizer(args)
@@ -76,7 +75,7 @@ def make_trainer(prepared: Preparation) -> FineTuningTrainer:
 def _rates(prepared: Preparation) -> str:
     """Return the learning rates of the layers, for people."""
     args = prepared.args
-    if not uses_layerwise_rates(args) or args.layer_decay == 1:
+    if not args.uses_layerwise_rates or args.layer_decay == 1:
         return f"{args.learning_rate:g} for all layers"
     groups = len(LayerStack.from_model(prepared.model, args.layer_patterns))
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,10 @@ from hfft.optim.schedules import FOLLOW_METRICS, schedule_factor
 from hfft.strategies import DEFAULT_STRATEGY, load_strategy
 from hfft.targets import Target
 from hfft.task import Task
-from hfft.training_arguments import FineTuningArguments, enough_epochs, schedule_name
+from hfft.training_arguments import FineTuningArguments
+
+FEWEST_STEPS = 400
+MOST_EPOCHS = 40
 
 Measure = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 """(labels, outputs), a row for each example -> name -> value."""
@@ -102,7 +106,7 @@ def require_use(arguments: ModelArguments, args: FineTuningArguments) -> None:
 
 def require_schedule(args: FineTuningArguments) -> None:
     """Build the learning-rate schedule on trial: the Trainer does it when the folder is made already."""
-    name, options = schedule_name(args), args.lr_scheduler_kwargs
+    name, options = args.schedule_name, args.lr_scheduler_kwargs
     if name not in FOLLOW_METRICS:
         schedule_factor(name, 10, 1, options)
         return
@@ -111,3 +115,17 @@ def require_schedule(args: FineTuningArguments) -> None:
         get_scheduler(name, optimizer, 1, 10, options)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"--lr_scheduler_type: {error}. See lr_scheduler_kwargs.") from error
+
+
+def enough_epochs(examples: int, batch_size: int, epochs: float) -> float:
+    """Return ``epochs``, or as many more as make 400 optimizer steps, at most 40.
+
+    A few passes over a few dozen examples are too few steps to train a new head.
+
+    Args:
+        examples: in the training split.
+        batch_size: examples of one optimizer step, over all ranks and accumulation steps.
+        epochs: the least number.
+    """
+    steps_per_epoch = math.ceil(examples / batch_size)
+    return float(max(epochs, min(MOST_EPOCHS, math.ceil(FEWEST_STEPS / steps_per_epoch))))

@@ -19,7 +19,8 @@ from hfft.errors import UserError, listed, nearest
 from hfft.parsing import SettingsParser, items_of, plain_items, read_plain, train_parser, typed_settings
 from hfft.running.recipes import is_of_once
 from hfft.running.resuming import binds_result
-from hfft.training_arguments import RANGES, REPLACED, FineTuningArguments
+from hfft.training_arguments import REPLACED, FineTuningArguments
+from hfft.training_checks import RANGES
 
 _RANGE_KEYS = ("low", "high", "step", "log")
 # Arguments that are the same in every trial, and why.

@@ -17,7 +17,7 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification, default_data_collator
 
-from hfft import FineTuningArguments, FineTuningTrainer, finetuning, training_arguments
+from hfft import FineTuningArguments, FineTuningTrainer, finetuning, training_checks
 from hfft.hardware.processes import leave
 from hfft.running import preparing
 
@@ -70,7 +70,7 @@ def train(folder: str, batch_size: int, sharded: bool = False, resume: str | Non
 
 if __name__ == "__main__":
     folder, kind, *run = sys.argv[1:]
-    training_arguments.require_fsdp = lambda args: None  # which refuses FSDP on the CPU
+    training_checks.require_fsdp = lambda args: None  # which refuses FSDP on the CPU
     os.environ |= {
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_VERSION": "2",

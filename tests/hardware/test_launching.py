@@ -29,7 +29,7 @@ from hfft import (
     UserError,
     finetune,
     layerwise_param_groups,
-    training_arguments,
+    training_checks,
 )
 from hfft.hardware import launching
 from hfft.hardware.launching import (
@@ -162,7 +162,7 @@ def test_a_head_is_not_solved_on_parts_of_the_weights(monkeypatch, tmp_path):
 
 def test_a_strategy_that_trains_nothing_is_not_sharded(monkeypatch, tmp_path):
     arguments(tmp_path, strategy="linear-probe")
-    monkeypatch.setattr(training_arguments, "require_fsdp", lambda args: None)  # which refuses it on the CPU
+    monkeypatch.setattr(training_checks, "require_fsdp", lambda args: None)  # which refuses it on the CPU
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match="FSDP and DeepSpeed have no place with linear-probe"):
         arguments(tmp_path, strategy="linear-probe")
@@ -171,7 +171,7 @@ def test_a_strategy_that_trains_nothing_is_not_sharded(monkeypatch, tmp_path):
 @pytest.mark.parametrize("switch", ["fsdp", "zero3"])
 def test_nothing_is_folded_into_a_model_in_parts(switch, monkeypatch, tiny_bert, text_folder, tmp_path):
     run = {"model": str(tiny_bert), "data": str(text_folder), "output_dir": str(tmp_path / "out"), "use_cpu": True}
-    monkeypatch.setattr(training_arguments, "require_fsdp", lambda args: None)
+    monkeypatch.setattr(training_checks, "require_fsdp", lambda args: None)
     if switch == "fsdp":
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     else:
