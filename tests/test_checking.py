@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
+from hfft.tasks import ImageClassification, TextClassification
 from PIL import Image
 
 import hfft
 from hfft.checking import check
 from hfft.cli import main
-from hfft.tasks import ImageClassification, TextClassification
 from tests.conftest import make_sentences, write_csv, write_picture
 
 

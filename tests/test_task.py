@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hfft.tasks import ImageClassification, TextClassification
 
 from hfft import Task, UserError, list_tasks, load_task
 from hfft.task import Inspection
-from hfft.tasks import ImageClassification, TextClassification
 
 PLUGIN = '''
 from hfft.task import InputColumn, Task

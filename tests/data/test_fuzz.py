@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+from hfft.tasks.image_classification.decoding import decode_image, inspect_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hfft.checking import check
 from hfft.errors import UserError
-from hfft.tasks.image_classification.decoding import decode_image, inspect_image
 from tests.data.test_corpus import encoded, picture
 
 # the same examples in every run, and no database of failures beside the project

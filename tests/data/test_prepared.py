@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from hfft.tasks import ImageClassification, TextClassification
 from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, ViTImageProcessor
@@ -18,7 +19,6 @@ from transformers import AutoTokenizer, ViTImageProcessor
 from hfft.data.prepared import PreparedDataset, encoded
 from hfft.storage.caching import Cache
 from hfft.task import StagedEncoder
-from hfft.tasks import ImageClassification, TextClassification
 from hfft.training.sampling import GlobalBatchSampler
 
 PROCESSOR = ViTImageProcessor(size={"height": 32, "width": 32})

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from hfft.tasks import ImageClassification, TextClassification
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
 
 from hfft.features.extraction import compute_features, kept_features
 from hfft.features.readout import Readout
 from hfft.features.start import Features
 from hfft.storage.caching import Cache
-from hfft.tasks import ImageClassification, TextClassification
 
 
 def test_convolutions_compute_with_channels_last_for_the_time(tiny_timm):

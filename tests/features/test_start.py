@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from hfft.tasks import ImageClassification, TextClassification
 from transformers import AutoConfig, DistilBertConfig, DistilBertForSequenceClassification
 
 from hfft import ModelArguments, UserError
@@ -18,7 +19,6 @@ from hfft.features.start import Features, Start, start_from
 from hfft.storage.caching import Cache
 from hfft.targets import MultiLabel, Regression, SingleLabel, Target
 from hfft.task import Task
-from hfft.tasks import ImageClassification, TextClassification
 from tests.conftest import COLOURS, WORDS, make_sentences
 
 CLASSES = sorted(WORDS)

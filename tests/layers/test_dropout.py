@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hfft.tasks import ImageClassification, TextClassification
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.models.auto.modeling_auto import (
@@ -21,7 +22,6 @@ from hfft import ModelArguments, UserError
 from hfft.features.extraction import model_key
 from hfft.layers.dropout import changed_rates, with_changed_rates
 from hfft.targets import SingleLabel
-from hfft.tasks import ImageClassification, TextClassification
 from tests.conftest import save_timm_model
 from tests.coverage import zoo
 

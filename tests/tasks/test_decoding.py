@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hfft.tasks.image_classification import decoding
+from hfft.tasks.image_classification.decoding import SUFFIXES, decode_image, inspect_image
 from PIL import Image, ImageFile, PngImagePlugin
 from transformers.image_utils import load_image
 
 from hfft.errors import UserError
-from hfft.tasks.image_classification import decoding
-from hfft.tasks.image_classification.decoding import SUFFIXES, decode_image, inspect_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 RGB = Image.fromarray(PIXELS)

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hfft.tasks import ImageClassification
+from hfft.tasks.image_classification.preprocessing import geometry_of
 from PIL import Image
 from transformers import AutoImageProcessor, CLIPImageProcessor, ViTImageProcessor
 
 from hfft import UserError
-from hfft.tasks import ImageClassification
-from hfft.tasks.image_classification.preprocessing import geometry_of
 
 
 @pytest.fixture

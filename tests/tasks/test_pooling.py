@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hfft.tasks.text_classification.pooling import MeanTokens, can_pool_tokens, folded, pool_tokens
 from transformers import AutoModelForSequenceClassification
 
 from hfft import LayerStack
-from hfft.tasks.text_classification.pooling import MeanTokens, can_pool_tokens, folded, pool_tokens
 from tests.coverage.zoo import tiny_config
 
 OF_BERTS_MAKE = ("bert", "camembert", "data2vec-text", "electra", "ernie", "roberta", "xlm-roberta")

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hfft.tasks import ImageClassification, TextClassification
+from hfft.tasks.image_classification.resizing import resized_model, resized_processor
 from PIL import Image
 from transformers import (
     AutoConfig,
@@ -25,8 +27,6 @@ from hfft import ModelArguments, UserError
 from hfft.cli import main
 from hfft.planning import plan_layers
 from hfft.targets import SingleLabel
-from hfft.tasks import ImageClassification, TextClassification
-from hfft.tasks.image_classification.resizing import resized_model, resized_processor
 from tests.conftest import save_timm_model, write_picture
 from tests.coverage.zoo import image_cases
 

@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hfft.tasks import TextClassification
 from transformers import AutoConfig, AutoTokenizer
 
 from hfft import ModelArguments, UserError
 from hfft.targets import SingleLabel
-from hfft.tasks import TextClassification
 
 
 def load(model: Path, **options) -> tuple:
