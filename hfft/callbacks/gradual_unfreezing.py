@@ -13,6 +13,11 @@ from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from hfft.callbacks.unfreezing_checks import (
+    require_in_optimizer,
+    require_same_schedule,
+    require_search_for_unused,
+)
 from hfft.errors import UserError, listed
 from hfft.freezing import UnfreezeSchedule, put_frozen_in_eval_mode
 from hfft.hardware.launching import require_unfreezable
@@ -123,7 +128,7 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         self.release()  # what a training that broke off has left
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         require_unfreezable(args, type(self).__name__)
-        _require_search_for_unused(args)
+        require_search_for_unused(args)
         parameters = dict(model.named_parameters())
         stack = LayerStack.from_model(model, self._patterns)
         # what does not require a gradient now is frozen for good, by its owner
@@ -131,7 +136,7 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         self._members = [[p for p in group if p.requires_grad or getattr(p, _MARK, False)] for group in members]
         self._group_of = {group.name: index for index, group in enumerate(stack)}
         self._group_of |= {id(parameter): index for index, group in enumerate(self._members) for parameter in group}
-        _require_in_optimizer(stack, self._members, optimizer)
+        require_in_optimizer(stack, self._members, optimizer)
         self.stack = stack
         batches = len(kwargs["train_dataloader"]) if _has_length(kwargs.get("train_dataloader")) else state.max_steps
         steps_per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
@@ -142,7 +147,9 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         for index, start in zip(active, built.starts, strict=True):
             starts[index] = start
         self.schedule = UnfreezeSchedule(tuple(starts), built.rewarm_steps)
-        self._require_same_schedule(state)
+        if state.global_step > 0:
+            require_same_schedule(self._stored(state), self.state()["attributes"]["kept"])
+        state.stateful_callbacks = {type(self).__name__: self.state(), **(state.stateful_callbacks or {})}
         for group in self.schedule.never(state.max_steps):
             if self._members[group]:
                 logger.warning("Layer group %s never trains: its turn would come after the run.", stack[group].name)
@@ -229,9 +236,7 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
             model: as it is trained, nothing of it frozen by a schedule.
             state: the checkpoint's.
         """
-        stored = (state.stateful_callbacks or {}).get(type(self).__name__) or {}
-        stored = stored[0] if isinstance(stored, list) else stored
-        starts = (stored.get("attributes", {}).get("kept") or {}).get("starts", {})
+        starts = (self._stored(state) or {}).get("starts", {})
         names = [
             name
             for group in LayerStack.from_model(model, self._patterns)
@@ -279,29 +284,11 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
             indices = {self._group_of[group["layer"]]}
         return max((self.schedule.factor(index, step) for index in indices), default=1.0)
 
-    def _require_same_schedule(self, state: TrainerState) -> None:
-        checkpoint = state.stateful_callbacks = state.stateful_callbacks or {}
-        if state.global_step > 0 and type(self).__name__ not in checkpoint:
-            raise UserError(
-                "The checkpoint was made without gradual unfreezing: layers that it has trained would be frozen again. "
-                "Resume without it, or start afresh."
-            )
-        stored = checkpoint.setdefault(type(self).__name__, self.state())
+    def _stored(self, state: TrainerState) -> dict[str, Any] | None:
+        """Return what a checkpoint keeps of this callback, ``None`` where it was made without."""
+        stored = (state.stateful_callbacks or {}).get(type(self).__name__)
         stored = stored[0] if isinstance(stored, list) else stored
-        before = stored["attributes"].get("kept") or {}
-        now = self.state()["attributes"]["kept"]
-        if state.global_step == 0 or before == now:
-            return
-        old, new = before.get("starts", {}), now["starts"]
-        differing = [
-            f"{name} from step {old.get(name)} there, {new.get(name)} now"
-            for name in {**old, **new}
-            if old.get(name) != new.get(name)
-        ] or [f"rewarm_steps {before.get('rewarm_steps')} there, {now['rewarm_steps']} now"]
-        raise UserError(
-            f"The checkpoint was made with another unfreezing schedule: {listed(differing, 4)}. Resume with the same "
-            "number of epochs, batch size and unfreezing, or start afresh."
-        )
+        return None if stored is None else stored.get("attributes", {}).get("kept") or {}
 
 
 _MARK = "_frozen_by_schedule"
@@ -324,37 +311,3 @@ def _freeze_modes(model: nn.Module, inputs: Any) -> None:
     """Before each forward pass: the Trainer has just put the whole model into train mode."""
     if model.training:
         put_frozen_in_eval_mode(model)
-
-
-def _require_in_optimizer(stack: LayerStack, members: list[list[nn.Parameter]], optimizer: Any) -> None:
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    layers = {group.get("layer") for group in optimizer.param_groups}
-    if any(id(parameter) in held for parameters in members for parameter in parameters):
-        layers = set()
-    elif any(members) and layers <= {None}:
-        raise UserError(
-            "The optimizer holds copies of the parameters, as DeepSpeed's do, and does not say which layers they are "
-            "of: make it with hfft.layerwise_optimizer, and leave optimizer out of DeepSpeed's configuration."
-        )
-    missing = [
-        group.name
-        for group, parameters in zip(stack, members, strict=True)
-        if group.name not in layers and any(id(parameter) not in held for parameter in parameters)
-    ]
-    if missing:
-        raise UserError(
-            f"The optimizer does not hold the parameters of {listed(missing)}, so they would never train. Leave all "
-            "parameters trainable until the trainer has made its optimizer; GradualUnfreezing freezes them."
-        )
-    if not any(members):
-        raise UserError("No parameter requires a gradient, so there is nothing to unfreeze.")
-
-
-def _require_search_for_unused(args: TrainingArguments) -> None:
-    """Raise :class:`UserError` where DistributedDataParallel would wait for the gradients of frozen layers."""
-    is_ddp = args.distributed_state is not None and args.distributed_state.distributed_type.value.startswith("MULTI_")
-    if args.ddp_find_unused_parameters is None and args.activation_checkpointing and is_ddp:
-        raise UserError(
-            "Gradual unfreezing on several processes with activation checkpointing needs ddp_find_unused_parameters "
-            "true, which the Trainer else turns off."
-        )
