@@ -9,7 +9,8 @@ from typing import Any
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.data.columns import require_named_columns
 from hfft.data.hub import is_hub_id
-from hfft.data.labelled import LabelledData, prepare
+from hfft.data.labelled import LabelledData
+from hfft.data.preparing import prepare
 from hfft.data.reading import read_for_task
 from hfft.data.sources import is_pattern
 from hfft.errors import UserError

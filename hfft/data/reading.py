@@ -5,7 +5,8 @@ from __future__ import annotations
 from hfft.arguments import DataArguments
 from hfft.data.columns import task_for_source
 from hfft.data.inspecting import Track
-from hfft.data.labelled import LabelledData, prepare
+from hfft.data.labelled import LabelledData
+from hfft.data.preparing import prepare
 from hfft.data.sources import Source, read_source
 from hfft.errors import UserError
 from hfft.findings import Findings
