@@ -180,7 +180,7 @@ def _metrics(prepared: Preparation, model: Any, logits: torch.Tensor, name: str)
     found = prepared.measure(data.labels(name), data.target.outputs(logits.float().numpy()))
     loss = objective_of(model)
     if loss is not None:
-        wanted = torch.as_tensor(np.asarray(data.target.for_model(data.splits[name]["label"])))
+        wanted = torch.as_tensor(np.array(data.target.for_model(data.splits[name]["label"])))
         found["loss"] = float(loss(logits.float(), wanted, None, 0.0))
     return found
 

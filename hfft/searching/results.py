@@ -22,10 +22,11 @@ def write_trials(rows: list[dict[str, Any]], folder: Path) -> None:
     """Write a row for each trial, as CSV and as Parquet: what came of it, and a column for each parameter."""
     import pandas
 
-    table = pandas.DataFrame([{**{name: row[name] for name in _COLUMNS}, **row["parameters"]} for row in rows])
+    records = [{**{name: row[name] for name in _COLUMNS}, **row["parameters"]} for row in rows]
+    table = pandas.DataFrame(records, dtype=object)  # whole numbers stay so beside what was left at its default
     table.to_csv(folder / TRIALS_FILE, index=False)
     for name in set(table.columns) - set(_COLUMNS):
-        if table[name].map(type).nunique() > 1:  # a column of Parquet has one type
+        if table[name].dropna().map(type).nunique() > 1:  # a column of Parquet has one type
             table[name] = table[name].map(lambda value: None if value is None else str(value))
     table.astype({"value": "float64", "duration": "float64"}).to_parquet(folder / TRIALS_TABLE, index=False)
 

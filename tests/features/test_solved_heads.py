@@ -35,6 +35,15 @@ def test_logistic_equals_scikit_learn(shape):
     torch.testing.assert_close(head(torch.tensor(features)).double().softmax(1), expected, rtol=0, atol=2e-4)
 
 
+def test_arrays_that_may_not_be_written_to_are_read_without_a_warning(recwarn):
+    features, targets = blobs()
+    expected = solve_head(features, targets, strength=0.3).weight
+    for values in (features, targets):
+        values.flags.writeable = False
+    assert torch.equal(solve_head(features, targets, strength=0.3).weight, expected)
+    assert not [str(warning.message) for warning in recwarn if "writ" in str(warning.message)]
+
+
 def test_logistic_of_several_labels_is_one_regression_per_class():
     features, targets = blobs()
     columns = np.stack([targets == 0, targets != 2, np.arange(90) % 5 == 0], axis=1).astype(np.int64)

@@ -60,7 +60,7 @@ def state_problem(
     intercept: bool,
 ) -> Problem:
     """Check the arguments of :func:`solve_head` and decompose the features; raises :class:`UserError`."""
-    features, targets = torch.as_tensor(features).detach(), torch.as_tensor(targets).detach()
+    features, targets = _tensor(features), _tensor(targets)
     if features.ndim != 2 or not len(features):
         raise UserError(f"A head is solved on features of shape (examples, dims), not {tuple(features.shape)}.")
     if len(targets) != len(features) or (groups is not None and len(groups) != len(features)):
@@ -88,6 +88,12 @@ def state_problem(
         seed,
         intercept,
     )
+
+
+def _tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Return values as a tensor; an array that may not be written to, such as a column of Arrow, is copied."""
+    values = values if isinstance(values, torch.Tensor) else np.require(values, requirements="W")
+    return torch.as_tensor(values).detach()
 
 
 def _columns(targets: torch.Tensor, classes: int | None) -> tuple[torch.Tensor, bool, np.ndarray]:
