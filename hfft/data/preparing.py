@@ -101,9 +101,7 @@ def _read_split(
         examples = examples.add_column(LABEL, labels, feature=data.target.feature)
     if arguments.group_column is not None:
         examples = with_groups(examples, chosen, source, arguments.group_column)
-    usable = np.flatnonzero(
-        usable_rows(looks, examples, place(source, name), name, arguments.on_problem, data.findings)
-    )
+    usable = usable_rows(looks, examples, place(source, name), name, arguments.on_problem, data.findings)
     data.splits[name], data.inspected[name] = select_rows(examples, usable), looks.select(usable)
 
 

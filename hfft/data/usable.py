@@ -91,7 +91,16 @@ def with_references(examples: Dataset, split: Dataset, rows: np.ndarray, source:
 def usable_rows(
     looks: Inspected, split: Dataset, where: str, name: str, on_problem: str, findings: Findings
 ) -> np.ndarray:
-    """Return which rows' inputs can be used; the others are told of, or an error."""
+    """Return the rows whose inputs can be used; the others are told of, or an error.
+
+    Args:
+        looks: what was seen of the rows.
+        split: with references.
+        where: it is, for messages.
+        name: of the split.
+        on_problem: what to do about the others.
+        findings: are told.
+    """
     place_of = where.partition(": ")[2]
     for remark, rows in looks.remarks.items():
         offenders = [Offender(reference_text(r), remark) for r in split.select(rows[:MOST_OFFENDERS])[REFERENCE]]
