@@ -11,11 +11,12 @@ from hfft.errors import UserError
 from hfft.freezing import select_parameters
 from hfft.layers import LayerStack
 from hfft.loading import load_config
-from hfft.optim.param_groups import layer_learning_rates
+from hfft.optim.param_groups import layer_learning_rates, layerwise_param_groups
 from hfft.parsing import split_settings, training_arguments
 from hfft.running.settling import task_defaults
 from hfft.strategies import load_strategy
 from hfft.task import Task, load_task, task_for_config
+from hfft.training.optimizers import group_arguments
 from hfft.training_arguments import FineTuningArguments
 
 
@@ -74,15 +75,14 @@ def plan_layers(model: str, task: str | Task | None = None, **settings: Any) -> 
     strategy = load_strategy(args.strategy)
     architecture = known.architecture(model_arguments, config)
     stack = LayerStack.from_model(architecture, args.layer_patterns)
-    rates = [0.0] * len(stack)
-    if strategy.trains:
-        rates = layer_learning_rates(len(stack), args.learning_rate, args.layer_decay, args.head_learning_rate)
     frozen = set(select_parameters(architecture, stack, args.freeze or []))
     sizes = {name: parameter.numel() for name, parameter in architecture.named_parameters()}
-    starts, notes = _starts(args, len(stack)), list(stack.notes)
+    starts, notes, trained = _starts(args, len(stack)), list(stack.notes), architecture
     if strategy.adapter is not None:
-        starts, told = _starts_of_adapters(architecture, args)
+        trained, told = add_adapters(architecture, args)
+        starts = _starts_of_adapters(trained, args)
         notes += told
+    rates = _rates(trained, args) if strategy.trains else [0.0] * len(stack)
     layers = tuple(
         PlannedLayer(
             name=group.name,
@@ -115,10 +115,22 @@ def _starts(args: FineTuningArguments, groups: int) -> list[str]:
     return [unit.format(start / scale) if start else "from step 1" for start in schedule.starts]
 
 
-def _starts_of_adapters(model: Any, args: FineTuningArguments) -> tuple[list[str], list[str]]:
-    """Return what of each layer group trains beside frozen weights, and what to tell of it; wraps the model."""
-    wrapped, told = add_adapters(model, args)
+def _rates(model: Any, args: FineTuningArguments) -> list[float]:
+    """Return the peak learning rate of each layer group; where multipliers split one, its highest."""
+    stack = LayerStack.from_model(model, args.layer_patterns)
+    groups = layerwise_param_groups(model, **group_arguments(args))
+    found = {name: group["lr"] for group in groups for name in group["param_names"]}
+    # of groups in which nothing trains that which they would have
+    plain = layer_learning_rates(len(stack), args.learning_rate, args.layer_decay, args.head_learning_rate)
+    return [
+        max((found[name] for name in group.parameter_names if name in found), default=rate)
+        for group, rate in zip(stack, plain, strict=True)
+    ]
+
+
+def _starts_of_adapters(wrapped: Any, args: FineTuningArguments) -> list[str]:
+    """Return what of each layer group trains beside frozen weights, for people."""
     trained = {name: parameter.numel() for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
     *below, _ = LayerStack.from_model(wrapped, args.layer_patterns)
     counts = [sum(trained.get(name, 0) for name in group.parameter_names) for group in below]
-    return [*(f"adapters of {count:,} from step 1" if count else "never" for count in counts), "from step 1"], told
+    return [*(f"adapters of {count:,} from step 1" if count else "never" for count in counts), "from step 1"]

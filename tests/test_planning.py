@@ -26,6 +26,17 @@ def test_the_plan_is_what_a_run_does(tiny_bert: Path, text_folder: Path, tmp_pat
     assert [layer.factor for layer in plan.layers] == pytest.approx([0.125, 0.25, 0.5, 7.0])
 
 
+def test_multipliers_are_in_the_rates(tiny_bert: Path, capsys):
+    flags = ["--learning_rate", "1e-3", "--layer_decay", "0.5", "--lr_multipliers"]
+    assert main(["layers", "--model", str(tiny_bert), *flags, '{"embeddings": 0, "layer.1": 3}']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rates = {words[1]: words[5] for line in lines if len(words := line.split()) > 6 and words[0] == "│"}
+    assert rates == {"stem": "0.00e+00", "bert.encoder.layer.0": "2.50e-04", "bert.encoder.layer.1": "1.50e-03",
+        "head": "1.00e-03"}  # fmt: skip
+    assert main(["layers", "--model", str(tiny_bert), "--lr_multipliers", '{"embedings": 0}']) == 2
+    assert "'embedings' matches no parameter" in capsys.readouterr().err
+
+
 def test_a_configuration_is_enough(tmp_path: Path):
     LlamaConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, vocab_size=20

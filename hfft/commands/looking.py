@@ -84,7 +84,7 @@ def layers_command(argv: Sequence[str]) -> int:
     for name in ("learning_rate", "head_learning_rate", "layer_decay", "epochs_per_group"):
         parser.add_argument(f"--{name}", type=float, help="As for `hfft train`.")
     parser.add_argument("--image_size", type=positive_number, help="As for `hfft train`.")
-    for name in ("lora_rank", "adapter_config", "adapter_layers"):
+    for name in ("lora_rank", "adapter_config", "adapter_layers", "lr_multipliers"):
         parser.add_argument(f"--{name}", type=count if name == "lora_rank" else str, help="As for `hfft train`.")
     for name in ("freeze", "layer_patterns", "adapter_targets"):
         parser.add_argument(f"--{name}", nargs="+", metavar="REGEX", help="As for `hfft train`.")
