@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from hfft.errors import UserError, listed, nearest
 
@@ -168,7 +169,21 @@ class SearchArguments:
 
 @dataclass
 class RangeTestArguments:
-    """Between which learning rates the range test goes."""
+    """Between which learning rates the range test goes.
+
+    Attributes:
+        settled: name -> value of the arguments of a run that are the test's own: it looks at the loss of the training
+            batches alone, and writes nothing.
+    """
+
+    settled: ClassVar[Mapping[str, Any]] = {
+        **dict.fromkeys(("eval_strategy", "save_strategy"), "no"),
+        **dict.fromkeys(("load_best_model_at_end", "eval_on_start", "push_to_hub", "resume", "overwrite"), False),
+        **dict.fromkeys(("metric_for_best_model", "early_stopping_patience", "metrics", "lr_scheduler_kwargs")),
+        **dict.fromkeys(("report_to", "calibration"), "none"),
+        **{"logging_strategy": "steps", "logging_steps": 1, "logging_nan_inf_filter": False, "on_nan": "skip"},
+        **{"lr_scheduler_type": "constant", "warmup_steps": 0, "disable_tqdm": True},
+    }
 
     lowest_rate: float = field(default=1e-6, metadata={"help": "Learning rate of the head in the first step."})
     highest_rate: float = field(default=1.0, metadata={"help": "Learning rate of the head in the last step."})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -73,11 +73,11 @@ class _HelpFormatter(argparse.HelpFormatter):
 class SettingsParser(HfArgumentParser):
     """Parses flags of argument dataclasses into a dict of what was given."""
 
-    def __init__(self, dataclass_types: Sequence[type], **kwargs: Any) -> None:
+    def __init__(self, dataclass_types: Sequence[type], hidden: Collection[str] = (), **kwargs: Any) -> None:
         super().__init__(list(dataclass_types), allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
         inherited = {f.name for f in dataclasses.fields(TrainingArguments)} - _COMMON
         for action in self._actions:
-            if action.dest in REPLACED or action.option_strings[0].startswith("--no_"):
+            if action.dest in REPLACED or action.dest in hidden or action.option_strings[0].startswith("--no_"):
                 action.help = argparse.SUPPRESS
             elif action.dest in inherited:
                 action.help = f"[more] {action.help or ''}"
@@ -133,12 +133,23 @@ class SettingsParser(HfArgumentParser):
         return vars(given)
 
 
-def train_parser(command: str = "train", description: str | None = None, *more: type) -> SettingsParser:
-    """Return the parser of everything that a run can be told, and of more argument dataclasses."""
+def train_parser(
+    command: str = "train", description: str | None = None, *more: type, hidden: Collection[str] = ()
+) -> SettingsParser:
+    """Return the parser of everything that a run can be told.
+
+    Args:
+        command: of ``hfft``.
+        description: what it does.
+        *more: argument dataclasses beside those of a run.
+        hidden: names of arguments that the help leaves out, because the command settles them itself.
+    """
+    output = "" if "output_dir" in hidden else "[--output_dir OUT] "
     return SettingsParser(
         (ModelArguments, DataArguments, FineTuningArguments, *more),
+        hidden,
         prog=f"hfft {command}",
-        usage=f"hfft {command} --model MODEL --data DATA [--output_dir OUT] [--config RUN.YAML] [--any_argument VALUE]",
+        usage=f"hfft {command} --model MODEL --data DATA {output}[--config RUN.YAML] [--any_argument VALUE]",
         description=description,
     )
 

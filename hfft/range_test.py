@@ -28,15 +28,6 @@ from hfft.terminal import make_console, progress_bar
 from hfft.trainer import FineTuningTrainer
 from hfft.training_arguments import FineTuningArguments
 
-# The test looks at the loss of the training batches alone, and writes nothing.
-_OF_THE_TEST: dict[str, Any] = {
-    **dict.fromkeys(("eval_strategy", "save_strategy"), "no"),
-    **dict.fromkeys(("load_best_model_at_end", "eval_on_start", "push_to_hub", "resume", "overwrite"), False),
-    **dict.fromkeys(("metric_for_best_model", "early_stopping_patience", "metrics", "lr_scheduler_kwargs")),
-    **dict.fromkeys(("report_to", "calibration"), "none"),
-    **{"logging_strategy": "steps", "logging_steps": 1, "logging_nan_inf_filter": False, "on_nan": "skip"},
-    **{"lr_scheduler_type": "constant", "warmup_steps": 0, "disable_tqdm": True},
-}
 _TIMES_NOISE = 3  # that the loss has to fall by
 FOR_TRANSFORMERS = (
     "This model is a transformer, for which the test is not reliable: it tends to suggest rates near 1e-3 where a "
@@ -112,7 +103,7 @@ def lr_find(
     settings = {name: value for name, value in settings.items() if value is not None}
     console = make_console()
     with random_state_kept(), tempfile.TemporaryDirectory() as folder:
-        settings |= {**_OF_THE_TEST, "output_dir": folder, "max_steps": steps}
+        settings |= {**span.settled, "output_dir": folder, "max_steps": steps}
         result = _test({name: value for name, value in settings.items() if value is not None}, span, console)
     if output is not None:
         from hfft.report.figures import draw_range_test

@@ -165,3 +165,12 @@ def test_several_processes_are_refused(settings, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(hfft.UserError, match="runs in one process"):
         hfft.lr_find(**settings)
+
+
+def test_its_help_leaves_out_what_the_test_settles_itself(capsys):
+    assert main(["lr-find", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--highest_rate" in shown
+    assert "--weight_decay" in shown
+    for name in ("output_dir", "max_steps", "report_to", "overwrite", "calibration"):
+        assert f"--{name}" not in shown

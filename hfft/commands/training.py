@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from hfft.commands.frame import DONE, announce, quiet_libraries
@@ -48,7 +48,8 @@ def lr_find_command(argv: Sequence[str]) -> int:
     """Find a learning rate: a few steps at rising ones, on the training examples."""
     from hfft.arguments import RangeTestArguments
 
-    settings = run_settings("lr-find", lr_find_command.__doc__, argv, RangeTestArguments)
+    hidden = (*RangeTestArguments.settled, "output_dir", "max_steps", "num_train_epochs")
+    settings = run_settings("lr-find", lr_find_command.__doc__, argv, RangeTestArguments, hidden=hidden)
     if settings is not None:
         from hfft.range_test import lr_find
 
@@ -59,14 +60,21 @@ def lr_find_command(argv: Sequence[str]) -> int:
     return DONE
 
 
-def run_settings(command: str, description: str | None, argv: Sequence[str], *more: type) -> dict[str, Any] | None:
-    """Return what flags and YAML say of a run, or ``None`` where only help was asked for."""
+def run_settings(
+    command: str, description: str | None, argv: Sequence[str], *more: type, hidden: Collection[str] = ()
+) -> dict[str, Any] | None:
+    """Return what flags and YAML say of a run, or ``None`` where only help was asked for.
+
+    Args:
+        command, description, more, hidden: see :func:`hfft.parsing.train_parser`.
+        argv: the flags.
+    """
     if not {"-h", "--help", "--help_all"} & set(argv):
         announce(command)
     quiet_libraries()
     from hfft.parsing import read_yaml, train_parser
 
-    parser = train_parser(command, description, *more)
+    parser = train_parser(command, description, *more, hidden=hidden)
     parser.add_argument("--config", metavar="RUN.YAML", help="Read arguments from YAML; flags go before it.")
     if {"-h", "--help"} & set(argv):
         parser.print_help()
