@@ -22,7 +22,6 @@ from hfft.evidence import PartOfCrossValidation
 from hfft.failures import computing, writing
 from hfft.hardware.processes import from_first_process
 from hfft.hub import require_login
-from hfft.parsing import split_settings, training_arguments
 from hfft.record import RunRecord
 from hfft.report import write_card, write_report
 from hfft.run_folder import ADAPTER_FOLDER, TRAIN_RUNTIME
@@ -41,6 +40,7 @@ from hfft.running.gathering import (
 from hfft.running.preparing import SMALLER_BATCHES, Preparation, prepare
 from hfft.running.reading import read_data
 from hfft.running.settling import require_use
+from hfft.settings import given_settings, split_settings, training_arguments, with_implied
 from hfft.storage.checkpoints import newest_whole
 from hfft.strategies import load_strategy
 from hfft.targets.temperature import logit_layers
@@ -85,15 +85,16 @@ def finetune(
     Raises:
         UserError: for anything that the caller can mend; before training no folder has been made then.
     """
-    settings = {"task": task, "model": model, "data": data, "output_dir": output_dir, **settings}
-    settings = require_settings({name: value for name, value in settings.items() if value is not None})
+    settings = given_settings(task=task, model=model, data=data, output_dir=output_dir, **settings)
+    require_settings(settings)
+    settings = with_implied(settings)
     console = make_console()
     task, labelled = read_data(settings, console)
     return fine_tune(task, labelled, settings, console)
 
 
-def require_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Check settings, and that the run's folder is free, before anything slow; return them with what they imply.
+def require_settings(settings: dict[str, Any]) -> None:
+    """Check settings, and that the run's folder is free, before anything slow.
 
     Raises :class:`UserError` for the first that cannot be meant.
     """
@@ -105,8 +106,6 @@ def require_settings(settings: dict[str, Any]) -> dict[str, Any]:
         output.require_free(Path(str(args.output_dir)), resume=args.resume, overwrite=args.overwrite, inputs=inputs)
         if args.push_to_hub:
             require_login(args.hub_token)
-    # where nothing is chosen on it every example may help to solve the head
-    return settings if args.chooses else {"validation_size": 0.0, **settings}
 
 
 @closing_trackers()

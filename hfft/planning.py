@@ -12,8 +12,8 @@ from hfft.freezing import select_parameters
 from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.optim.param_groups import layer_learning_rates, layerwise_param_groups
-from hfft.parsing import split_settings, training_arguments
 from hfft.running.settling import task_defaults
+from hfft.settings import split_settings, training_arguments
 from hfft.strategies import load_strategy
 from hfft.task import Task, load_task, task_for_config
 from hfft.training.optimizers import group_arguments

@@ -17,11 +17,11 @@ from hfft.callbacks.learning_rate_range import LearningRateRange, smooth
 from hfft.errors import UserError
 from hfft.failures import computing, writing_output
 from hfft.hardware.seeding import random_state_kept
-from hfft.parsing import split_settings, training_arguments
 from hfft.paths import require_writable
 from hfft.running.assembling import make_trainer
 from hfft.running.preparing import prepare
 from hfft.running.reading import read_data
+from hfft.settings import given_settings, split_settings, training_arguments
 from hfft.strategies import load_strategy
 from hfft.task import Task
 from hfft.terminal import make_console, progress_bar
@@ -99,12 +99,11 @@ def lr_find(
             "The learning-rate test runs in one process: the batch of several is had by "
             "--gradient_accumulation_steps as many."
         )
-    settings = {"task": task, "model": model, "data": data, **settings}
-    settings = {name: value for name, value in settings.items() if value is not None}
     console = make_console()
     with random_state_kept(), tempfile.TemporaryDirectory() as folder:
-        settings |= {**span.settled, "output_dir": folder, "max_steps": steps}
-        result = _test({name: value for name, value in settings.items() if value is not None}, span, console)
+        own = {**span.settled, "output_dir": folder, "max_steps": steps}
+        given = given_settings(**{"task": task, "model": model, "data": data, **settings, **own})
+        result = _test(given, span, console)
     if output is not None:
         from hfft.report.figures import draw_range_test
 

@@ -8,8 +8,10 @@ import pytest
 
 from hfft.errors import UserError
 from hfft.evidence import Evidence
-from hfft.parsing import read_yaml, split_settings, train_parser, training_arguments
+from hfft.parsing import train_parser
 from hfft.record import RunRecord
+from hfft.settings import split_settings, training_arguments
+from hfft.yaml_settings import read_yaml
 
 
 def parse(*argv: str) -> dict[str, Any]:

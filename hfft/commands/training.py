@@ -72,7 +72,8 @@ def run_settings(
     if not {"-h", "--help", "--help_all"} & set(argv):
         announce(command)
     quiet_libraries()
-    from hfft.parsing import read_yaml, train_parser
+    from hfft.parsing import train_parser
+    from hfft.yaml_settings import read_yaml
 
     parser = train_parser(command, description, *more, hidden=hidden)
     parser.add_argument("--config", metavar="RUN.YAML", help="Read arguments from YAML; flags go before it.")

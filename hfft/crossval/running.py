@@ -23,13 +23,13 @@ from hfft.evidence import PartOfCrossValidation
 from hfft.failures import writing
 from hfft.finetuning import fine_tune
 from hfft.hardware.apart import Ranks, apart
-from hfft.parsing import split_settings, training_arguments
 from hfft.run_folder import CROSSVAL_SETTINGS, FOLDS, METRICS_FILE, PREDICTIONS_FILE, REFIT, RUN_HEADER
 from hfft.running import output
 from hfft.running.reading import read_data
 from hfft.running.recipes import recipe
 from hfft.running.resuming import binds_result, differences
 from hfft.running.settling import require_use
+from hfft.settings import given_settings, split_settings, training_arguments
 from hfft.targets import Target
 from hfft.task import Task
 from hfft.terminal import figure, make_console, print_metrics
@@ -69,8 +69,7 @@ def cross_validate(
         UserError: as :func:`hfft.finetune`, and where nothing can be held out.
     """
     arguments = CrossValidationArguments(folds, repeats, keep_models, refit)
-    settings = {"task": task, "model": model, "data": data, "output_dir": output_dir, **settings}
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = given_settings(task=task, model=model, data=data, output_dir=output_dir, **settings)
     with apart() as ranks:
         return _cross_validate(settings, arguments, ranks)
 

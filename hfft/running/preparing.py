@@ -20,10 +20,10 @@ from hfft.failures import computing
 from hfft.features.extraction import model_inputs
 from hfft.features.start import MODEL, Start, start_from
 from hfft.hardware.launching import is_zero3
-from hfft.parsing import split_settings, training_arguments
 from hfft.running.loading_models import keep_needed_architecture, load_model
 from hfft.running.reading import require_like_machines
 from hfft.running.settling import Measure, measure_function, require_use, settle, task_defaults
+from hfft.settings import split_settings, training_arguments
 from hfft.storage.caching import Cache, cache_folder
 from hfft.strategies import load_strategy
 from hfft.targets import Regression

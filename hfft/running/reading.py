@@ -9,7 +9,7 @@ from rich.console import Console
 from hfft.data import LabelledData, read_labelled
 from hfft.errors import UserError, listed
 from hfft.hardware.processes import of_all_processes
-from hfft.parsing import split_settings, training_arguments
+from hfft.settings import split_settings, training_arguments
 from hfft.task import Task
 from hfft.terminal import progress_bar
 from hfft.training_arguments import FineTuningArguments

@@ -25,11 +25,11 @@ from hfft.evaluation.metrics import LOWER_IS_BETTER
 from hfft.failures import computing
 from hfft.features.start import Start
 from hfft.findings import Findings
-from hfft.parsing import split_settings
 from hfft.running.assembling import make_trainer
 from hfft.running.baselines import head_logits
 from hfft.running.loading_models import load_model
 from hfft.running.preparing import SMALLER_BATCHES, Preparation, prepare
+from hfft.settings import split_settings
 from hfft.strategies import load_strategy
 from hfft.task import Task
 from hfft.trainer import FineTuningTrainer, objective_of

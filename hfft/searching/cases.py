@@ -16,11 +16,11 @@ from hfft.data.leaks import settle_leaks
 from hfft.errors import UserError, listed, nearest
 from hfft.features.heads.solvers import SOLVERS
 from hfft.findings import Findings
-from hfft.parsing import split_settings, training_arguments
 from hfft.running.reading import read_data
 from hfft.running.settling import measure_function
 from hfft.searching.attempt import Objective, Part, first_model
 from hfft.searching.space import Space, first_settings, fitting, grid_of, read_space
+from hfft.settings import split_settings, training_arguments, with_implied
 from hfft.strategies import load_strategy
 from hfft.task import Task
 
@@ -50,19 +50,13 @@ class Case:
     notes: list[str]
 
 
-def run_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with what they imply: where nothing is chosen by validation all examples are trained on."""
-    chooses = training_arguments(split_settings(settings)[2]).chooses
-    return settings if chooses else {"validation_size": 0.0, **settings}
-
-
 def make_case(settings: dict[str, Any], arguments: SearchArguments, console: Console) -> Case:
     """Read and check everything that trials need; raises :class:`UserError` for what does not fit."""
     _, data_arguments, chosen = split_settings(settings)
     args = training_arguments(chosen)
     given = None if arguments.space is None else read_space(arguments.space)
     # of folds every example is to be held out once: validation splits are drawn from the rest of each
-    reading = run_settings(settings) | ({} if arguments.folds is None else {"validation_size": 0.0})
+    reading = with_implied(settings) | ({} if arguments.folds is None else {"validation_size": 0.0})
     task, labelled = read_data(reading, console)
     notes: list[str] = []
     if arguments.folds is None:

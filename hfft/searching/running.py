@@ -18,7 +18,6 @@ from hfft.failures import writing
 from hfft.finetuning import fine_tune
 from hfft.hardware.apart import Ranks, apart
 from hfft.hub import require_login
-from hfft.parsing import split_settings, training_arguments
 from hfft.run_folder import METRICS_FILE, RUN_FILE, RUN_HEADER, SEARCH_SETTINGS, TRIALS_FILE
 from hfft.running import output
 from hfft.running.loading_models import keep_needed_architecture
@@ -27,9 +26,10 @@ from hfft.running.recipes import from_anywhere, is_of_once, plain, recipe
 from hfft.running.resuming import binds_result, differences
 from hfft.running.settling import require_use
 from hfft.searching.attempt import FAILED, Outcome, attempt, only_trials_freed
-from hfft.searching.cases import Case, make_case, run_settings
+from hfft.searching.cases import Case, make_case
 from hfft.searching.results import print_trials, told, write_trials
 from hfft.searching.space import described, settings_of
+from hfft.settings import given_settings, split_settings, training_arguments, with_implied
 from hfft.task import Task
 from hfft.terminal import figure, make_console
 
@@ -110,8 +110,7 @@ def search(
             trial has come to a value.
     """
     arguments = SearchArguments(trials, folds, space, backend, sampler, pruner, workers)  # type: ignore[arg-type]
-    settings = {"task": task, "model": model, "data": data, "output_dir": output_dir, **settings}
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = given_settings(task=task, model=model, data=data, output_dir=output_dir, **settings)
     require_packages(arguments.backend)
     with apart() as ranks:
         return _search(settings, arguments, ranks)
@@ -237,7 +236,7 @@ def _finish(study: SharedStudy, case: Case, folder: Path, once: dict[str, Any], 
     importances = study.importances()
     own = settings_of(case.space, best.params)
     if study.retrained != best.number:
-        settings = run_settings({**case.settings, **own})
+        settings = with_implied({**case.settings, **own})
         task, labelled = case.task, case.labelled
         if settings.get("validation_size") != case.validation_size:
             task, labelled = read_data(settings, Console(quiet=True))  # folds, and another strategy, divide otherwise

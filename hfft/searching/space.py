@@ -16,11 +16,12 @@ import yaml
 
 from hfft.arguments import DataArguments, ModelArguments, SearchArguments, require_range
 from hfft.errors import UserError, listed, nearest
-from hfft.parsing import SettingsParser, items_of, plain_items, read_plain, train_parser, typed_settings
+from hfft.parsing import SettingsParser, train_parser
 from hfft.running.recipes import is_of_once
 from hfft.running.resuming import binds_result
 from hfft.training_arguments import REPLACED, FineTuningArguments
 from hfft.training_checks import RANGES
+from hfft.yaml_settings import items_of, plain_items, read_plain, typed_settings
 
 _RANGE_KEYS = ("low", "high", "step", "log")
 # Arguments that are the same in every trial, and why.
