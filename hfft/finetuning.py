@@ -21,7 +21,6 @@ from hfft.errors import RunInterrupted
 from hfft.evidence import PartOfCrossValidation
 from hfft.failures import computing, writing
 from hfft.hardware.processes import from_first_process
-from hfft.hub import require_login
 from hfft.record import RunRecord
 from hfft.report import write_card, write_report
 from hfft.run_folder import ADAPTER_FOLDER, TRAIN_RUNTIME
@@ -37,10 +36,10 @@ from hfft.running.gathering import (
     report_progress,
     show_examples,
 )
+from hfft.running.opening import open_run
 from hfft.running.preparing import SMALLER_BATCHES, Preparation, prepare
 from hfft.running.reading import read_data
-from hfft.running.settling import require_use
-from hfft.settings import given_settings, split_settings, training_arguments, with_implied
+from hfft.settings import given_settings, with_implied
 from hfft.storage.checkpoints import newest_whole
 from hfft.strategies import load_strategy
 from hfft.targets.temperature import logit_layers
@@ -86,26 +85,11 @@ def finetune(
         UserError: for anything that the caller can mend; before training no folder has been made then.
     """
     settings = given_settings(task=task, model=model, data=data, output_dir=output_dir, **settings)
-    require_settings(settings)
+    open_run(settings, speaks=is_first_process())
     settings = with_implied(settings)
     console = make_console()
     task, labelled = read_data(settings, console)
     return fine_tune(task, labelled, settings, console)
-
-
-def require_settings(settings: dict[str, Any]) -> None:
-    """Check settings, and that the run's folder is free, before anything slow.
-
-    Raises :class:`UserError` for the first that cannot be meant.
-    """
-    model_arguments, data_arguments, chosen = split_settings(settings)
-    args = training_arguments(chosen)
-    require_use(model_arguments, args)
-    if is_first_process():  # the others may look only after it has begun to write
-        inputs = (model_arguments.model, data_arguments.data)
-        output.require_free(Path(str(args.output_dir)), resume=args.resume, overwrite=args.overwrite, inputs=inputs)
-        if args.push_to_hub:
-            require_login(args.hub_token)
 
 
 @closing_trackers()

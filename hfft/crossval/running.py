@@ -25,11 +25,11 @@ from hfft.finetuning import fine_tune
 from hfft.hardware.apart import Ranks, apart
 from hfft.run_folder import CROSSVAL_SETTINGS, FOLDS, METRICS_FILE, PREDICTIONS_FILE, REFIT, RUN_HEADER
 from hfft.running import output
+from hfft.running.opening import open_run
 from hfft.running.reading import read_data
 from hfft.running.recipes import recipe
 from hfft.running.resuming import binds_result, differences
-from hfft.running.settling import require_use
-from hfft.settings import given_settings, split_settings, training_arguments
+from hfft.settings import given_settings
 from hfft.targets import Target
 from hfft.task import Task
 from hfft.terminal import figure, make_console, print_metrics
@@ -77,18 +77,11 @@ def cross_validate(
 def _cross_validate(
     settings: dict[str, Any], arguments: CrossValidationArguments, ranks: Ranks
 ) -> CrossValidationResult:
-    model_arguments, data_arguments, chosen = split_settings(settings)
-    args = training_arguments(chosen)
-    require_use(model_arguments, args)
-    if args.push_to_hub:
+    if settings.get("push_to_hub"):
         raise UserError("push_to_hub has no place in cross-validation. `hfft push` pushes the model of a --refit.")
+    _, data_arguments, args = open_run(settings, speaks=ranks.rank == 0, settings_file=CROSSVAL_SETTINGS)
     folder = Path(str(args.output_dir))
     console = make_console() if ranks.rank == 0 else Console(quiet=True)
-    if ranks.rank == 0:
-        inputs = (model_arguments.model, data_arguments.data)
-        output.require_free(
-            folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs, settings_file=CROSSVAL_SETTINGS
-        )
     task, labelled = read_data(settings, console, draw=False)  # every training example is to be predicted
     if arguments.refit:
         require_refit(labelled, args)

@@ -17,19 +17,18 @@ from hfft.errors import RunInterrupted, UserError
 from hfft.failures import writing
 from hfft.finetuning import fine_tune
 from hfft.hardware.apart import Ranks, apart
-from hfft.hub import require_login
 from hfft.run_folder import METRICS_FILE, RUN_FILE, RUN_HEADER, SEARCH_SETTINGS, TRIALS_FILE
 from hfft.running import output
 from hfft.running.loading_models import keep_needed_architecture
+from hfft.running.opening import open_run
 from hfft.running.reading import read_data
 from hfft.running.recipes import from_anywhere, is_of_once, plain, recipe
 from hfft.running.resuming import binds_result, differences
-from hfft.running.settling import require_use
 from hfft.searching.attempt import FAILED, Outcome, attempt, only_trials_freed
 from hfft.searching.cases import Case, make_case
 from hfft.searching.results import print_trials, told, write_trials
 from hfft.searching.space import described, settings_of
-from hfft.settings import given_settings, split_settings, training_arguments, with_implied
+from hfft.settings import given_settings, with_implied
 from hfft.task import Task
 from hfft.terminal import figure, make_console
 
@@ -130,21 +129,12 @@ def require_packages(backend: str) -> None:
 
 
 def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: Ranks) -> SearchResult:
-    model_arguments, data_arguments, chosen = split_settings(settings)
-    args = training_arguments(chosen)
-    require_use(model_arguments, args)
+    model_arguments, _, args = open_run(settings, speaks=ranks.rank == 0, settings_file=SEARCH_SETTINGS)
     keep_needed_architecture(model_arguments, args)
     if arguments.backend == "ray" and ranks.size > 1:
         raise UserError("--backend ray has no place under a launcher: Ray starts its processes itself.")
-    if args.push_to_hub:
-        require_login(args.hub_token)
     folder = Path(str(args.output_dir))
     console = make_console() if ranks.rank == 0 else Console(quiet=True)
-    if ranks.rank == 0:
-        inputs = (model_arguments.model, data_arguments.data)
-        output.require_free(
-            folder, resume=args.resume, overwrite=args.overwrite, inputs=inputs, settings_file=SEARCH_SETTINGS
-        )
     # what belongs to this start is none of a trial's business
     once = {name: value for name, value in settings.items() if is_of_once(name)}
     settings = from_anywhere({name: value for name, value in settings.items() if name not in once})
@@ -163,13 +153,7 @@ def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: Ranks) 
     study = SharedStudy(folder, case.space, arguments, args.seed, case.objective.lower)
     try:
         study.recover()
-        if arguments.backend == "ray":
-            from hfft.searching.with_ray import run_trials
-
-            run_trials(study, case, arguments, console)
-        else:
-            with only_trials_freed():
-                _run_trials(study, case, console)
+        _try_out(study, case, arguments, console)
     finally:
         study.leave()
     if ranks.rank > 0:
@@ -198,6 +182,17 @@ def _begin(folder: Path, case: Case, arguments: SearchArguments) -> None:
     old, new = yaml.safe_load(file.read_text("utf-8")), yaml.safe_load(text)
     if changed := differences(old, new, lambda name: binds_result(name) and name not in _OF_THIS_START):
         raise UserError(f"--resume: '{folder}' holds another search: {'; '.join(changed)}.")
+
+
+def _try_out(study: SharedStudy, case: Case, arguments: SearchArguments, console: Console) -> None:
+    """Run trials until as many are begun as there are to be."""
+    if arguments.backend == "ray":
+        from hfft.searching.with_ray import run_trials
+
+        run_trials(study, case, arguments, console)
+        return
+    with only_trials_freed():
+        _run_trials(study, case, console)
 
 
 def _run_trials(study: SharedStudy, case: Case, console: Console) -> None:
