@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hfft.optim import layerwise_optimizer, layerwise_param_groups
     from hfft.range_test import LearningRateTest, lr_find
     from hfft.record import RunRecord
+    from hfft.registry import list_tasks, load_task
     from hfft.results.comparing import Comparison, compare
     from hfft.results.exporting import export
     from hfft.results.inference import EvaluationResult, evaluate
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from hfft.results.prediction import predict
     from hfft.searching import SearchResult, search
     from hfft.strategies import Strategy, list_strategies, load_strategy
-    from hfft.task import InputColumn, Task, list_tasks, load_task
+    from hfft.task import InputColumn, Task
     from hfft.trainer import FineTuningTrainer
     from hfft.training_arguments import FineTuningArguments
 
@@ -65,9 +66,9 @@ _MODULE_OF = {
     "layerwise_optimizer": "optim",
     "layerwise_param_groups": "optim",
     "list_strategies": "strategies",
-    "list_tasks": "task",
+    "list_tasks": "registry",
     "load_strategy": "strategies",
-    "load_task": "task",
+    "load_task": "registry",
     "lr_find": "range_test",
     "predict": "results.prediction",
     "push": "hub",

@@ -16,7 +16,7 @@ from hfft.data.sources import is_pattern
 from hfft.errors import UserError
 from hfft.findings import Findings
 from hfft.paths import existing_path, require_model
-from hfft.task import load_task
+from hfft.registry import load_task
 from hfft.terminal import make_console, progress_bar
 
 

@@ -12,10 +12,11 @@ from hfft.freezing import select_parameters
 from hfft.layers import LayerStack
 from hfft.loading import load_config
 from hfft.optim.param_groups import layer_learning_rates, layerwise_param_groups
+from hfft.registry import load_task, task_for_config
 from hfft.running.settling import task_defaults
 from hfft.settings import split_settings, training_arguments
 from hfft.strategies import load_strategy
-from hfft.task import Task, load_task, task_for_config
+from hfft.task import Task
 from hfft.training.optimizers import group_arguments
 from hfft.training_arguments import FineTuningArguments
 

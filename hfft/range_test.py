@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from hfft.arguments import RangeTestArguments
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
 from hfft.callbacks.learning_rate_range import LearningRateRange, smooth
+from hfft.command_arguments import RangeTestArguments
 from hfft.errors import UserError
 from hfft.failures import computing, writing_output
 from hfft.hardware.seeding import random_state_kept

@@ -7,7 +7,6 @@ import os
 from typing import Any
 
 from hfft.adapters.settings import require_adapter_arguments
-from hfft.arguments import require_choice, require_range
 from hfft.errors import UserError
 from hfft.hardware.launching import (
     require_all_processes,
@@ -21,6 +20,7 @@ from hfft.hardware.launching import (
 )
 from hfft.strategies import load_strategy
 from hfft.trackers import require_trackers
+from hfft.values import require_choice, require_range
 
 RANGES: dict[str, dict[str, Any]] = {
     "learning_rate": {"low": 0, "low_included": False},

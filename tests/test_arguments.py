@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from hfft.arguments import DataArguments, ModelArguments, require_range
+from hfft.arguments import DataArguments, ModelArguments
 from hfft.errors import UserError
 from hfft.training_arguments import FineTuningArguments
+from hfft.values import require_range
 
 
 @dataclass

@@ -9,7 +9,7 @@ from hfft.arguments import DataArguments
 from hfft.data import prepare, read_source
 from hfft.errors import UserError
 from hfft.findings import ERROR, MOST_OFFENDERS, WARNING, Findings, Offender
-from hfft.task import load_task
+from hfft.registry import load_task
 
 TEXT = load_task("text-classification")
 

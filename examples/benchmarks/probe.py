@@ -110,7 +110,7 @@ def features_of(options: Namespace) -> tuple[Any, Any]:
     from hfft.data.columns import task_for_source
     from hfft.features.start import Features
     from hfft.loading import load_config
-    from hfft.task import installed_tasks
+    from hfft.registry import installed_tasks
 
     tasks = installed_tasks()
     told = DataArguments(data=options.data, validation_size=0, on_problem="skip")

@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 from hfft.adapters.quantizing import require_quantizable
-from hfft.arguments import require_range
 from hfft.errors import UserError, listed, nearest
 from hfft.hardware.launching import is_sharded, require_plain_checkpointing
 from hfft.paths import existing_path
 from hfft.strategies import STRATEGIES, Strategy
+from hfft.values import require_range
 
 LORA = "LORA"
 LORA_FIELDS = {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}

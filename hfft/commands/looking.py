@@ -111,7 +111,7 @@ def tasks_command(argv: Sequence[str]) -> int:
     Parser(prog="hfft tasks", description=tasks_command.__doc__).parse_args(argv)
     from rich.table import Table
 
-    from hfft.task import installed_tasks
+    from hfft.registry import installed_tasks
 
     table = Table("task", "what it does", "from")
     for task in installed_tasks():

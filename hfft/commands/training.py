@@ -22,7 +22,7 @@ def train_command(argv: Sequence[str]) -> int:
 
 def crossval_command(argv: Sequence[str]) -> int:
     """Fine-tune a model for each fold of the training examples, and test it on the others."""
-    from hfft.arguments import CrossValidationArguments
+    from hfft.command_arguments import CrossValidationArguments
 
     settings = run_settings("crossval", crossval_command.__doc__, argv, CrossValidationArguments)
     if settings is not None:
@@ -34,7 +34,7 @@ def crossval_command(argv: Sequence[str]) -> int:
 
 def search_command(argv: Sequence[str]) -> int:
     """Find the arguments that fine-tune best on the validation split, and train and test with them."""
-    from hfft.arguments import SearchArguments
+    from hfft.command_arguments import SearchArguments
 
     settings = run_settings("search", search_command.__doc__, argv, SearchArguments)
     if settings is not None:
@@ -46,7 +46,7 @@ def search_command(argv: Sequence[str]) -> int:
 
 def lr_find_command(argv: Sequence[str]) -> int:
     """Find a learning rate: a few steps at rising ones, on the training examples."""
-    from hfft.arguments import RangeTestArguments
+    from hfft.command_arguments import RangeTestArguments
 
     hidden = (*RangeTestArguments.settled, "output_dir", "max_steps", "num_train_epochs")
     settings = run_settings("lr-find", lr_find_command.__doc__, argv, RangeTestArguments, hidden=hidden)

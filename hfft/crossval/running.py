@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from hfft.arguments import CrossValidationArguments
+from hfft.command_arguments import CrossValidationArguments
 from hfft.crossval.refitting import refit, require_refit
 from hfft.crossval.result import CrossValidationResult, join_folds, write_result
 from hfft.data import LabelledData

@@ -10,7 +10,8 @@ from hfft.data.preparing import prepare
 from hfft.data.sources import Source, read_source
 from hfft.errors import UserError
 from hfft.findings import Findings
-from hfft.task import Task, installed_tasks, load_task
+from hfft.registry import installed_tasks, load_task
+from hfft.task import Task
 
 
 def read_labelled(

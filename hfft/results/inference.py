@@ -23,10 +23,11 @@ from hfft.errors import UserError, listed, nearest
 from hfft.evaluation import interval_notes, metric_rows, summarize
 from hfft.failures import computing
 from hfft.loading import load_config
+from hfft.registry import load_task, task_for_config
 from hfft.run_folder import RUN_FILE, is_of_cross_validation, is_run
 from hfft.settings import split_settings
 from hfft.targets import Target, target_of_config
-from hfft.task import Task, load_task, task_for_config
+from hfft.task import Task
 from hfft.terminal import make_console, progress_bar
 from hfft.yaml_settings import read_yaml
 

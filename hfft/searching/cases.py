@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hfft.arguments import SearchArguments
+from hfft.command_arguments import SearchArguments
 from hfft.data import LabelledData
 from hfft.data.divisions import data_of_fold, plan_folds
 from hfft.data.drawing import draw_split

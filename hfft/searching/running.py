@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.console import Console
 
-from hfft.arguments import SearchArguments
+from hfft.command_arguments import SearchArguments
 from hfft.errors import RunInterrupted, UserError
 from hfft.failures import writing
 from hfft.finetuning import fine_tune

@@ -14,13 +14,15 @@ from typing import Any
 
 import yaml
 
-from hfft.arguments import DataArguments, ModelArguments, SearchArguments, require_range
+from hfft.arguments import DataArguments, ModelArguments
+from hfft.command_arguments import SearchArguments
 from hfft.errors import UserError, listed, nearest
 from hfft.parsing import SettingsParser, train_parser
 from hfft.running.recipes import is_of_once
 from hfft.running.resuming import binds_result
 from hfft.training_arguments import REPLACED, FineTuningArguments
 from hfft.training_checks import RANGES
+from hfft.values import require_range
 from hfft.yaml_settings import items_of, plain_items, read_plain, typed_settings
 
 _RANGE_KEYS = ("low", "high", "step", "log")

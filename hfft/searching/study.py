@@ -23,7 +23,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from hfft.arguments import SearchArguments
+from hfft.command_arguments import SearchArguments
 from hfft.run_folder import SEARCH
 from hfft.searching.attempt import COMPLETE, FAILED, PRUNED, Outcome
 from hfft.searching.space import Range, Space, grid_of

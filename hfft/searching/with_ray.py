@@ -14,7 +14,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-from hfft.arguments import SearchArguments
+from hfft.command_arguments import SearchArguments
 from hfft.errors import UserError
 from hfft.searching.attempt import COMPLETE, FAILED, PRUNED, Outcome, attempt, only_trials_freed
 from hfft.searching.cases import Case, make_case

@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 from hfft.data.columns import find_columns, input_column, label_column, task_for_source
 from hfft.data.sources import Source, read_source
 from hfft.errors import UserError
-from hfft.task import load_task
+from hfft.registry import load_task
 from tests.conftest import write_csv
 
 TEXT, IMAGE = load_task("text-classification"), load_task("image-classification")

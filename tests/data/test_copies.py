@@ -7,7 +7,7 @@ from hfft.tasks.text_classification.inspection import plain_text
 from hfft.data.copies import find_copies, find_repeats
 from hfft.data.inspecting import Inspected, pack
 from hfft.data.shingles import are_near, candidate_pairs, text_bands
-from hfft.task import load_task
+from hfft.registry import load_task
 
 TEXT = load_task("text-classification")
 WORDS = np.array(["".join(np.random.default_rng(i).choice(list("abcdefghijklmnop"), 6)) for i in range(2000)])

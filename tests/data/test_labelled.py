@@ -13,7 +13,7 @@ from hfft.arguments import DataArguments
 from hfft.data import LabelledData, label_split, prepare, read_inputs, read_source
 from hfft.data.columns import find_columns
 from hfft.errors import UserError
-from hfft.task import load_task
+from hfft.registry import load_task
 from tests.conftest import COLOURS, make_sentences, write_csv, write_picture
 
 TEXT, IMAGE = load_task("text-classification"), load_task("image-classification")

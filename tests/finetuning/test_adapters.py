@@ -21,8 +21,8 @@ from hfft import FineTuningArguments, FineTuningTrainer, UserError
 from hfft.adapters.models import add_adapters
 from hfft.hub import model_files
 from hfft.planning import plan_layers
+from hfft.registry import load_task
 from hfft.running.settling import task_defaults
-from hfft.task import load_task
 from tests.conftest import WORDS, save_timm_model, save_tiny_bert, write_csv
 from tests.finetuning.test_finetune import QUICK
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from hfft.arguments import CrossValidationArguments, DataArguments, ModelArguments
+from hfft.arguments import DataArguments, ModelArguments
+from hfft.command_arguments import CrossValidationArguments
 from hfft.running import resuming
 from hfft.running.resuming import binds_checkpoint, binds_result, differences
 from hfft.training_arguments import FineTuningArguments

@@ -115,7 +115,7 @@ def test_a_probe_is_worth_what_its_model_scores_on_the_validation_split(result, 
 
 
 def arguments(**given: Any) -> Any:
-    from hfft.arguments import SearchArguments
+    from hfft.command_arguments import SearchArguments
 
     return SearchArguments(**given)
 

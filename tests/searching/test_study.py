@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hfft.arguments import SearchArguments
+from hfft.command_arguments import SearchArguments
 from hfft.searching.attempt import Outcome
 from hfft.searching.space import read_space
 

@@ -12,8 +12,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List
 from hfft.arguments import DataArguments
 from hfft.data import LabelledData, prepare, read_source
 from hfft.errors import UserError
+from hfft.registry import load_task
 from hfft.targets import LabelColumn, MultiLabel, Regression, SingleLabel, choose_target
-from hfft.task import load_task
 from tests.conftest import write_csv
 
 TEXT, IMAGE = load_task("text-classification"), load_task("image-classification")
