@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,11 @@ from rich.console import Console
 
 from hfft.adapters.models import Adapter
 from hfft.base_model import BaseModel
-from hfft.callbacks.interruption import StopOnSignal
-from hfft.callbacks.live_report import LiveReport
-from hfft.callbacks.progress import TrainingProgress
 from hfft.callbacks.tracking import Trackers, closing_trackers
 from hfft.data import LabelledData
-from hfft.errors import RunInterrupted
 from hfft.evidence import PartOfCrossValidation
 from hfft.failures import computing, writing
+from hfft.features.start import Start
 from hfft.hardware.processes import from_first_process
 from hfft.record import RunRecord
 from hfft.report import write_card, write_report
@@ -27,20 +23,19 @@ from hfft.run_folder import ADAPTER_FOLDER, TRAIN_RUNTIME
 from hfft.running import output
 from hfft.running.assembling import make_trainer
 from hfft.running.baselines import probe_test
-from hfft.running.finishing import finish_model, merge_adapters
+from hfft.running.finishing import finish_model
 from hfft.running.gathering import (
     distances,
     evaluate_run,
     new_record,
     note_down,
-    report_progress,
     show_examples,
 )
+from hfft.running.learning import train
 from hfft.running.opening import open_run
 from hfft.running.preparing import SMALLER_BATCHES, Preparation, prepare
 from hfft.running.reading import read_data
 from hfft.settings import given_settings, with_implied
-from hfft.storage.checkpoints import newest_whole
 from hfft.strategies import load_strategy
 from hfft.targets.temperature import logit_layers
 from hfft.task import Task
@@ -135,11 +130,7 @@ def fine_tune(
         _begin_folder(folder, record, args.overwrite)
 
     begun = time.perf_counter()
-    adapter: Adapter | None = None
-    if trains:
-        trainer.add_callback(LiveReport(partial(report_progress, record, trainer, folder)))
-        _train(trainer, checkpoint)
-        adapter = merge_adapters(trainer, prepared.whole)
+    adapter = train(trainer, record, checkpoint, prepared.whole) if trains else None
     seconds = from_first_process(seconds + time.perf_counter() - begun)
     if trains:
         record.distances = distances(trainer, prepared)
@@ -153,12 +144,7 @@ def fine_tune(
         evaluate_run(trainer, prepared, record, settled, probed)
     record.metrics[TRAIN_RUNTIME] = seconds
     if trainer.is_world_process_zero():
-        with writing(folder, "metrics and report"):
-            record.write_predictions(folder)
-            record.write_metrics(folder)
-            show_examples(record, task, labelled, start.head)
-            write_report(record, folder)
-            write_card(record, folder)  # the last file: where it is, the run is complete
+        _write_results(folder, record, prepared, start)
     trainer.accelerator.wait_for_everyone()
     print_metrics(console, record.headline_rows(), record.evidence.title, record.target.baseline_name)
     print_per_class(console, record.details)
@@ -192,29 +178,6 @@ def _begin_folder(folder: Path, record: RunRecord, overwrite: bool) -> None:
         record.write_data_report(folder)
 
 
-def _train(trainer: FineTuningTrainer, checkpoint: str | None) -> None:
-    stop = StopOnSignal()
-    trainer.add_callback(stop)
-    try:
-        with computing(
-            "--auto_batch_size true computes batches in parts, with the same result; or lower "
-            "--per_device_train_batch_size and raise --gradient_accumulation_steps as much."
-        ):
-            trainer.train(resume_from_checkpoint=checkpoint)
-        if stop.caught:
-            raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        newest, _ = newest_whole(Path(str(trainer.args.output_dir)))
-        if newest is None:
-            raise
-        raise RunInterrupted(newest) from None
-    finally:  # signals and terminal are given back also after an error
-        stop.release()
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, TrainingProgress):
-                callback.close()
-
-
 def _save(trainer: FineTuningTrainer, prepared: Preparation, adapter: Adapter | None, folder: Path) -> None:
     """Save the model before anything that could fail, so that nothing trained is lost."""
     with writing(folder, "the model"):
@@ -224,3 +187,12 @@ def _save(trainer: FineTuningTrainer, prepared: Preparation, adapter: Adapter | 
             adapter.save(folder / ADAPTER_FOLDER, model, str(base.model), base.revision)
     if is_first_process():
         output.discard(folder)
+
+
+def _write_results(folder: Path, record: RunRecord, prepared: Preparation, start: Start) -> None:
+    with writing(folder, "metrics and report"):
+        record.write_predictions(folder)
+        record.write_metrics(folder)
+        show_examples(record, prepared.task, prepared.data, start.head)
+        write_report(record, folder)
+        write_card(record, folder)  # the last file: where it is, the run is complete

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from hfft.adapters.models import Adapter, is_adapted, merge
-from hfft.adapters.quantizing import beside_whole_weights
 from hfft.data import LabelledData
 from hfft.evidence import PartOfCrossValidation
 from hfft.hardware.processes import from_first_process
@@ -18,21 +15,6 @@ from hfft.running.preparing import Preparation
 from hfft.strategies import load_strategy
 from hfft.targets.temperature import calibrate, logit_layers
 from hfft.trainer import FineTuningTrainer
-
-
-def merge_adapters(trainer: FineTuningTrainer, whole: Any) -> Adapter | None:
-    """Put the ordinary model in the place of one with adapters; return them by themselves, if there are any.
-
-    ``whole`` is the model whose layers were held in 4 bits, if they were.
-    """
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if not is_adapted(model):
-        return None
-    if trainer.args.load_in_4bit:
-        model = beside_whole_weights(whole, model)
-    trainer.model, adapter = merge(model)
-    trainer.model_wrapped = trainer.model
-    return adapter
 
 
 def finish_model(
