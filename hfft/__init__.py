@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from hfft.record import RunRecord
     from hfft.registry import list_tasks, load_task
     from hfft.results.comparing import Comparison, compare
+    from hfft.results.evaluating import EvaluationResult, evaluate
     from hfft.results.exporting import export
-    from hfft.results.inference import EvaluationResult, evaluate
     from hfft.results.listing import runs
     from hfft.results.prediction import predict
     from hfft.searching import SearchResult, search
@@ -41,7 +41,7 @@ _MODULE_OF = {
     "Comparison": "results.comparing",
     "CrossValidationResult": "crossval.result",
     "DataArguments": "arguments",
-    "EvaluationResult": "results.inference",
+    "EvaluationResult": "results.evaluating",
     "FineTuneResult": "finetuning",
     "FineTuningArguments": "training_arguments",
     "FineTuningTrainer": "trainer",
@@ -60,7 +60,7 @@ _MODULE_OF = {
     "check": "checking",
     "compare": "results.comparing",
     "cross_validate": "crossval.running",
-    "evaluate": "results.inference",
+    "evaluate": "results.evaluating",
     "export": "results.exporting",
     "finetune": "finetuning",
     "layerwise_optimizer": "optim",

@@ -93,7 +93,7 @@ def test_a_broken_plugin_is_named(plugin: Path, tmp_path: Path):
 
 def test_the_core_imports_no_task():
     script = (
-        "import sys, hfft.finetuning, hfft.results.inference, hfft.cli\n"
+        "import sys, hfft.finetuning, hfft.results.evaluating, hfft.cli\n"
         "assert not [name for name in sys.modules if name.startswith('hfft.tasks')]\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -20,7 +20,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
     parser.add_argument("--label_delimiter", help="What divides the classes in a label column of texts.")
     given = parse(parser, argv)
     output = take_output(given, ".json", inputs=given["data"])
-    from hfft.results.inference import evaluate
+    from hfft.results.evaluating import evaluate
 
     result = evaluate(**given)
     console, title = make_console(), f"{given['split']}, {result.examples} examples"

@@ -22,7 +22,7 @@ from hfft.data.split_names import REFERENCE, UNSPLIT
 from hfft.errors import UserError
 from hfft.findings import reference_text
 from hfft.paths import require_writable
-from hfft.results.inference import Classifier, columns_of_run, run_settings, sort_settings
+from hfft.results.inference import Classifier, columns_of_run, settings_of_run, sort_settings
 from hfft.results.prediction_tables import ERROR, STREAM, open_writer, table_schema
 from hfft.task import Task
 from hfft.terminal import progress_bar
@@ -147,7 +147,7 @@ def _rows(
 
 
 def _columns(source: Source, task: Task, named: dict[str, str], model: str) -> dict[str, str]:
-    found = {**columns_of_run(run_settings(model), source), **named}
+    found = {**columns_of_run(settings_of_run(model), source), **named}
     found.pop("label", None)
     return find_columns(source, task, found, labelled=False)
 
