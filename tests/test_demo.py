@@ -22,7 +22,8 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 from hfft import UserError
 from hfft import demo as demonstration
 from hfft.cli import main
-from hfft.demo import ASSETS, DEMONSTRATIONS, compare, demo
+from hfft.demo import compare, demo
+from hfft.demonstrations import ASSETS, DEMONSTRATIONS
 from hfft.evaluation.metrics import accuracy
 
 ABOUT = ("task", "backbone", "seed")

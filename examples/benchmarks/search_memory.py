@@ -13,7 +13,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from hfft.demo import ASSETS
+from hfft.demonstrations import ASSETS
 from hfft.searching import running
 
 FIRST, TOLERANCE = 5, 0.05
