@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
-from hfft import UserError
+from hfft import UserError, demonstrations
 from hfft import demo as demonstration
 from hfft.cli import main
 from hfft.demo import compare, demo
@@ -213,7 +213,7 @@ def test_a_probe_on_the_shipped_vit_knows_digits_better_than_pixels_do():
     processor, model = AutoImageProcessor.from_pretrained(VIT), AutoModel.from_pretrained(VIT).eval()
     with torch.no_grad():
         features = model(**processor(pictures, return_tensors="pt")).last_hidden_state.mean(dim=1).numpy()
-    train = demonstration._few_per_class(digits.target, 5, np.random.default_rng(0))
+    train = demonstrations._few_per_class(digits.target, 5, np.random.default_rng(0))
     test = np.setdiff1d(np.arange(len(digits.target)), train)
     scores = []
     for inputs in (features, digits.data / 16):
