@@ -13,7 +13,6 @@ here. The order is derived from the structure of the model, without a forward pa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -26,6 +25,7 @@ from hfft.layers.blocks import find_blocks
 from hfft.layers.heads import head_parameter_names, timm_model_in, without_adapters
 from hfft.layers.order import order_of_use
 from hfft.layers.shapes import whole_shape
+from hfft.patterns import compiled
 
 HEAD = "head"
 STEM = "stem"
@@ -123,9 +123,9 @@ def _unwrapped(model: nn.Module) -> tuple[nn.Module, str, list[str]]:
 def _from_patterns(names: list[str], patterns: Sequence[str]) -> list[LayerGroup]:
     members: dict[tuple[int, str], list[str]] = {}
     unmatched = []
-    compiled = [_compiled(pattern) for pattern in patterns]
+    expressions = [compiled(pattern, "layer_patterns") for pattern in patterns]
     for name in names:
-        found = ((index, pattern.search(name)) for index, pattern in enumerate(compiled))
+        found = ((index, pattern.search(name)) for index, pattern in enumerate(expressions))
         index, match = next(((index, match) for index, match in found if match), (-1, None))
         if match is None:
             unmatched.append(name)
@@ -141,13 +141,6 @@ def _from_patterns(names: list[str], patterns: Sequence[str]) -> list[LayerGroup
     ordered = sorted(members.items(), key=lambda item: item[0][0])  # stable: captured texts as they are registered
     *lower, (_, last) = [(_common_module(group) or f"layer {i}", group) for i, (_, group) in enumerate(ordered)]
     return [LayerGroup(name, tuple(group)) for name, group in [*lower, (HEAD, last)]]
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"layer_patterns: '{pattern}' is no regular expression: {error}.") from error
 
 
 def _from_structure(model: nn.Module, prefix: str, head: list[str]) -> tuple[list[LayerGroup], int]:
