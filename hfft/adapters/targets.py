@@ -11,7 +11,7 @@ from torch import nn
 
 from hfft.errors import UserError, listed
 from hfft.layers import LayerGroup, LayerStack
-from hfft.layers.stack import HEAD, STEM
+from hfft.layers.groups import HEAD, STEM
 from hfft.patterns import compiled
 
 
