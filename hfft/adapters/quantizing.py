@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from hfft.adapters.targets import find_targets
-from hfft.errors import UserError, listed
+from hfft.errors import UserError, listed, one_line
 from hfft.hardware.launching import is_on
 from hfft.hardware.precision import dtype_of
 from hfft.layers import LayerStack
@@ -71,7 +71,7 @@ def _obstacle(device: torch.device) -> str | None:
         expected = nn.functional.linear(inputs, exact.to(device))
         (wanted,) = torch.autograd.grad(expected.sum(), inputs)
     except Exception as error:  # of several libraries and drivers
-        return " ".join(str(error).split()) or type(error).__name__
+        return one_line(error) or type(error).__name__
     pairs = ((outputs, expected), (gradient, wanted))
     # a NaN is no small number
     right = all(bool((found - ref).norm() < _LARGEST_DIFFERENCE * ref.norm()) for found, ref in pairs)
@@ -123,7 +123,7 @@ def quantize(model: Any, args: Any, inputs: Mapping[str, Any]) -> tuple[Any, str
             output_loading_info=True,
         )
     except (ImportError, RuntimeError, ValueError) as error:
-        raise UserError(f"load_in_4bit: the model cannot be quantized: {' '.join(str(error).split())}") from error
+        raise UserError(f"load_in_4bit: the model cannot be quantized: {one_line(error)}") from error
     if differing := [name for names in loading.values() for name in names]:
         raise UserError(f"load_in_4bit: the model cannot be made anew from its weights ({listed(differing, 3)}).")
     packed = [module for module in small.modules() if is_in_4bit(getattr(module, "weight", None))]
