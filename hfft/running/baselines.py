@@ -13,8 +13,9 @@ from rich.console import Console
 from hfft.data import LabelledData
 from hfft.errors import UserError
 from hfft.failures import computing
+from hfft.features.of_split import Features, rows_in
 from hfft.features.readout import Readout
-from hfft.features.start import AUTO, MODEL, Features, Start, rows_in
+from hfft.features.start import AUTO, MODEL, Start
 from hfft.running.preparing import SMALLER_BATCHES, how_to_compute, start_training
 from hfft.storage.caching import Cache
 from hfft.task import Task
