@@ -25,6 +25,11 @@ class RunInterrupted(KeyboardInterrupt):
         self.checkpoint = checkpoint
 
 
+def one_line(error: object) -> str:
+    """Return the message of an error of another library on one line."""
+    return " ".join(str(error).split())
+
+
 def nearest(name: object, valid: Iterable[object]) -> str:
     """Return ``" Did you mean 'x'?"`` for the valid name closest to ``name``, or an empty string."""
     names = {str(item).lower(): str(item) for item in valid}

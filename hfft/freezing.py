@@ -7,7 +7,6 @@ more layer group from the top at a time.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from torch import nn
 
 from hfft.errors import UserError, listed, nearest
 from hfft.layers import LayerStack
+from hfft.patterns import compiled
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,8 @@ def select_parameters(model: nn.Module, stack: LayerStack, freeze: Sequence[str 
 
 
 def _matching(pattern: str, names: list[str], groups: list[str]) -> list[str]:
-    try:
-        found = [name for name in names if re.search(pattern, name)]
-    except re.error as error:
-        raise UserError(f"freeze: '{pattern}' is no regular expression: {error}.") from error
+    expression = compiled(pattern, "freeze")
+    found = [name for name in names if expression.search(name)]
     if not found:
         raise UserError(
             f"freeze: '{pattern}' is no layer group and matches no parameter.{nearest(pattern, groups)} "

@@ -108,7 +108,7 @@ def features_of(options: Namespace) -> tuple[Any, Any]:
     from hfft.arguments import DataArguments, ModelArguments
     from hfft.data import prepare, read_source
     from hfft.data.columns import task_for_source
-    from hfft.features.start import Features
+    from hfft.features.of_split import Features
     from hfft.loading import load_config
     from hfft.registry import installed_tasks
 

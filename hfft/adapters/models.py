@@ -16,7 +16,7 @@ from torch import nn
 from hfft.adapters.quantizing import is_in_4bit, whole_size
 from hfft.adapters.settings import adapter_fields, make_config
 from hfft.adapters.targets import find_targets, head_modules
-from hfft.errors import UserError, listed
+from hfft.errors import UserError, listed, one_line
 from hfft.layers import LayerStack
 from hfft.storage.checkpoints import let_others_read
 from hfft.strategies import load_strategy
@@ -69,7 +69,7 @@ def add_adapters(model: Any, args: Any, inputs: Mapping[str, Any] | None = None)
     except UserError:
         raise
     except Exception as error:  # of PEFT's many types: each refuses layers in its own way
-        raise UserError(f"{kind} adapters do not fit the model: {' '.join(str(error).split())}") from error
+        raise UserError(f"{kind} adapters do not fit the model: {one_line(error)}") from error
     if args.lora_plus_ratio is not None and not any("lora_B" in name for name, _ in wrapped.named_parameters()):
         raise UserError(f"lora_plus_ratio has no place with {kind}, which has no matrices B.")
     return wrapped, _told(wrapped, kind, targets, passed_over)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from hfft.adapters.targets import find_targets
-from hfft.errors import UserError, listed
+from hfft.errors import UserError, listed, one_line
 from hfft.hardware.launching import is_on
 from hfft.hardware.precision import dtype_of
 from hfft.layers import LayerStack
@@ -71,7 +71,7 @@ def _obstacle(device: torch.device) -> str | None:
         expected = nn.functional.linear(inputs, exact.to(device))
         (wanted,) = torch.autograd.grad(expected.sum(), inputs)
     except Exception as error:  # of several libraries and drivers
-        return " ".join(str(error).split()) or type(error).__name__
+        return one_line(error) or type(error).__name__
     pairs = ((outputs, expected), (gradient, wanted))
     # a NaN is no small number
     right = all(bool((found - ref).norm() < _LARGEST_DIFFERENCE * ref.norm()) for found, ref in pairs)
@@ -93,7 +93,20 @@ def quantize(model: Any, args: Any, inputs: Mapping[str, Any]) -> tuple[Any, str
     Raises:
         UserError: for models without such layers, and those that cannot be made anew from their weights.
     """
-    from transformers import BitsAndBytesConfig
+    small = _made_anew(model, args, _layers_left_whole(model, args, inputs))
+    packed = [module for module in small.modules() if is_in_4bit(getattr(module, "weight", None))]
+    for module in packed:
+        # On CPUs with AVX512-BF16 evaluation would pack them anew, with scales in bfloat16, for training to go on with
+        module.support_avx512bf16_for_cpu = False
+    return small, (
+        f"while adapters train, {len(packed)} linear layers are held in 4 bits (NF4, double quantization): "
+        f"{_megabytes(small):.3g} MB of weights in place of {_megabytes(model):.3g}; what ships is made of the "
+        "base model's own weights, and its metrics are measured on that."
+    )
+
+
+def _layers_left_whole(model: Any, args: Any, inputs: Mapping[str, Any]) -> list[str]:
+    """Return the paths of the linear layers that are not to be held in 4 bits; see :func:`quantize`."""
     from transformers.pytorch_utils import Conv1D
 
     stack = LayerStack.from_model(model, args.layer_patterns)
@@ -105,12 +118,19 @@ def quantize(model: Any, args: Any, inputs: Mapping[str, Any]) -> tuple[Any, str
             "load_in_4bit has no place with this model: between stem and head it has no linear layer whose inputs are "
             f"a multiple of {_BLOCK}. Leave it out."
         )
+    return sorted(linear - held)
+
+
+def _made_anew(model: Any, args: Any, others: list[str]) -> Any:
+    """Return a copy of a model whose linear layers are in NF4, all but ``others``."""
+    from transformers import BitsAndBytesConfig
+
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype_of(str(args.precision)),
-        llm_int8_skip_modules=[f"^{re.escape(name)}$" for name in sorted(linear - held)],
+        llm_int8_skip_modules=[f"^{re.escape(name)}$" for name in others],
     )
     try:
         small, loading = type(model).from_pretrained(
@@ -123,18 +143,10 @@ def quantize(model: Any, args: Any, inputs: Mapping[str, Any]) -> tuple[Any, str
             output_loading_info=True,
         )
     except (ImportError, RuntimeError, ValueError) as error:
-        raise UserError(f"load_in_4bit: the model cannot be quantized: {' '.join(str(error).split())}") from error
+        raise UserError(f"load_in_4bit: the model cannot be quantized: {one_line(error)}") from error
     if differing := [name for names in loading.values() for name in names]:
         raise UserError(f"load_in_4bit: the model cannot be made anew from its weights ({listed(differing, 3)}).")
-    packed = [module for module in small.modules() if is_in_4bit(getattr(module, "weight", None))]
-    for module in packed:
-        # On CPUs with AVX512-BF16 evaluation would pack them anew, with scales in bfloat16, for training to go on with
-        module.support_avx512bf16_for_cpu = False
-    return small, (
-        f"while adapters train, {len(packed)} linear layers are held in 4 bits (NF4, double quantization): "
-        f"{_megabytes(small):.3g} MB of weights in place of {_megabytes(model):.3g}; what ships is made of the "
-        "base model's own weights, and its metrics are measured on that."
-    )
+    return small
 
 
 def is_in_4bit(parameter: nn.Parameter | None) -> bool:

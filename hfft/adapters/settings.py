@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from hfft.adapters.quantizing import require_quantizable
-from hfft.errors import UserError, listed, nearest
+from hfft.errors import UserError, listed, nearest, one_line
 from hfft.hardware.launching import is_sharded, require_plain_checkpointing
 from hfft.paths import existing_path
 from hfft.strategies import STRATEGIES, Strategy
@@ -159,7 +159,7 @@ def make_config(fields: Mapping[str, Any]) -> Any:
     try:
         config = known[kind](**fields)
     except (TypeError, ValueError, ImportError) as error:
-        raise UserError(f"adapter_config: {kind} cannot be set up: {' '.join(str(error).split())}") from error
+        raise UserError(f"adapter_config: {kind} cannot be set up: {one_line(error)}") from error
     if config.is_prompt_learning:
         raise UserError(f"adapter_config: {kind} {_NOT_MERGED}.")
     return config
@@ -187,4 +187,4 @@ def _read_file(path: str | Path) -> Any:
         text = file.read_text("utf-8")
         return json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"--adapter_config: '{path}' cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"--adapter_config: '{path}' cannot be read: {one_line(error)}") from error

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from hfft.errors import UserError, listed
-from hfft.layers import LayerStack
-from hfft.layers.stack import HEAD, STEM
+from hfft.layers import LayerGroup, LayerStack
+from hfft.layers.groups import HEAD, STEM
+from hfft.patterns import compiled
 
 
 def find_targets(
@@ -35,13 +36,14 @@ def find_targets(
     Raises:
         UserError: where nothing is left.
     """
+    expressions = None if patterns is None else [compiled(pattern, "adapter_targets") for pattern in patterns]
     allowed = {name for group in chosen_layers(stack, layers) for name in group.parameter_names}
     found = [
         path
         for path, module in model.named_modules()
         if (own := [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)])
         and allowed.issuperset(own)
-        and (_is_dense(module) if patterns is None else any(_compiled(p).search(path) for p in patterns))
+        and (_is_dense(module) if expressions is None else any(expression.search(path) for expression in expressions))
     ]
     where = "the layers of the model" if layers is None else f"the layers {layers}"
     if not found:
@@ -57,7 +59,7 @@ def find_targets(
     return [path for path in found if path in called], [path for path in found if path not in called]
 
 
-def chosen_layers(stack: LayerStack, layers: str | None) -> list[Any]:
+def chosen_layers(stack: LayerStack, layers: str | None) -> list[LayerGroup]:
     """Return the layer groups between stem and head that ``layers`` names.
 
     Args:
@@ -109,10 +111,3 @@ def _called(model: nn.Module, paths: Sequence[str], inputs: Mapping[str, Any]) -
         for hook in hooks:
             hook.remove()
     return called
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"adapter_targets: '{pattern}' is no regular expression: {error}.") from error

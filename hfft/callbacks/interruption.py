@@ -46,14 +46,14 @@ class StopOnSignal(TrainerCallback):
         if args.save_total_limit == 1:
             # with 1 the Trainer deletes in the end what is not the best one, the newest as well
             args.save_total_limit = 2
-        if abs(round(state.epoch or 0) - (state.epoch or 0)) > _WHOLE:
+        if _is_within_epoch(state):
             control.should_save = True
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave out what belongs to the end of an epoch that is none."""
-        if control.should_training_stop and self.caught and abs(round(state.epoch or 0) - (state.epoch or 0)) > _WHOLE:
+        if control.should_training_stop and self.caught and _is_within_epoch(state):
             control.should_log = control.should_evaluate = control.should_save = False
 
     def on_train_end(
@@ -80,3 +80,8 @@ class StopOnSignal(TrainerCallback):
             torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
             self.caught = int(told) or self.caught
         return self.caught is not None
+
+
+def _is_within_epoch(state: TrainerState) -> bool:
+    epoch = state.epoch or 0
+    return abs(round(epoch) - epoch) > _WHOLE

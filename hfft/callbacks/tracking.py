@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
-from hfft.errors import UserError
+from hfft.errors import UserError, one_line
 from hfft.hardware.processes import from_first_process
 from hfft.record import RunRecord
 from hfft.run_folder import METRICS_FILE, REPORT_FILE, RUN_FILE
@@ -150,4 +150,4 @@ def closing_trackers() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__).removesuffix(".")
+    return (one_line(error) or type(error).__name__).removesuffix(".")

@@ -91,13 +91,22 @@ class Cut:
         return replace(self, below=tuple(output for output in self.below if output.path not in kept))
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Call:
+    """A module that ran, and what it gave.
+
+    Attributes:
+        path: of the module.
+        shape, dtype: of the tensor that it gave, ``None`` for an output of another kind.
+        others: as of :class:`Output`.
+        is_fixed: whether nothing had drawn random numbers so far, and nothing that trains reaches the output.
+    """
+
     path: str
-    shape: torch.Size | None = None  # None for an output of another kind
-    dtype: torch.dtype | None = None
-    others: int | None = None
-    is_fixed: bool = True  # nothing has drawn random numbers so far, and nothing that trains reaches the output
+    shape: torch.Size | None
+    dtype: torch.dtype | None
+    others: int | None
+    is_fixed: bool
 
 
 def find_cuts(model: nn.Module, small: Inputs, large: Inputs) -> list[Cut]:
@@ -114,17 +123,16 @@ def find_cuts(model: nn.Module, small: Inputs, large: Inputs) -> list[Cut]:
     if [call.path for call in first] != [call.path for call in second]:
         raise CannotCutError("its modules do not run in the same order for each batch")
     fixed = list(takewhile(lambda pair: all(call.is_fixed for call in pair), zip(first, second, strict=True)))
-    outputs = [_output(one, other, small, large) for one, other in fixed]
-    known = [(place, output) for place, output in enumerate(outputs) if output is not None]
+    outputs = [output for one, other in fixed if (output := _output(one, other, small, large)) is not None]
     times = Counter(call.path for call in first)
     times_before = Counter[str]()
     cuts: dict[str, Cut] = {}
-    for place, output in known:
+    for position, output in enumerate(outputs):
         times_before[output.path] += 1
         if output.can_be_kept and times[output.path] == 1:
             below = {
                 other.path: other
-                for _, other in known[: known.index((place, output))]
+                for other in outputs[:position]
                 if times_before[other.path] == times[other.path] and not _is_inside(other.path, output.path)
             }
             cuts[output.path] = Cut(output, tuple(below.values()))
@@ -173,15 +181,18 @@ def _watch(model: nn.Module, inputs: Inputs) -> list[_Call]:
     def note(module: nn.Module, arguments: Any, output: Any) -> None:
         if id(module) not in paths:
             return
-        call = _Call(paths[id(module)])
         tensor = first_tensor(output)
-        if tensor is not None:
-            call.shape, call.dtype = tensor.shape, tensor.dtype
-            call.others = None if output is tensor else len(output) - 1
         trains = any(leaf.requires_grad for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor))
         drawn = not all(map(torch.equal, before, _random_states()))
-        call.is_fixed = not trains and not drawn
-        calls.append(call)
+        calls.append(
+            _Call(
+                path=paths[id(module)],
+                shape=None if tensor is None else tensor.shape,
+                dtype=None if tensor is None else tensor.dtype,
+                others=None if tensor is None or output is tensor else len(output) - 1,
+                is_fixed=not trains and not drawn,
+            )
+        )
 
     handle = register_module_forward_hook(note)
     try:

@@ -16,6 +16,7 @@ from hfft.features.heads import (
     HiddenLayer,
     LinearHead,
     can_fold,
+    can_pass_on,
     find_classifier,
     fold_head,
     install_head,
@@ -84,19 +85,14 @@ class Readout:
 
     def install(self, solve: Solve, features: torch.Tensor) -> LinearHead:
         """Solve a head on (examples, width) features, and put it into the model."""
-        layer = self.classifier.layer
-        if self.hidden is None:
+        layer, hidden = self.classifier.layer, self.hidden
+        if hidden is not None and not can_pass_on(hidden):
             head = solve(features)
-            install_head(layer, head)
+            assert isinstance(layer, nn.Linear), layer
+            fold_head(head, hidden, layer, features)
             return head
-        dense = self.hidden.dense
-        if self.hidden.activation == "tanh" and dense.in_features == dense.out_features:
-            head = solve(near_identity(self.hidden, features))
-            install_head(layer, head)
-            return head
-        head = solve(features)
-        assert isinstance(layer, nn.Linear), layer
-        fold_head(head, self.hidden, layer, features)
+        head = solve(features if hidden is None else near_identity(hidden, features))
+        install_head(layer, head)
         return head
 
 

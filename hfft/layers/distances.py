@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hfft.layers.stack import HEAD, LayerStack
+from hfft.layers.groups import HEAD
+from hfft.layers.stack import LayerStack
 
 
 @torch.no_grad()

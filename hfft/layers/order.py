@@ -25,34 +25,47 @@ def order_of_use(module: nn.Module) -> dict[str, bool]:
     registered = [*module._parameters, *(name for name, child in module._modules.items() if child is not None)]
     if isinstance(module, CONTAINERS):
         return dict.fromkeys(registered, True)
-    left = set(registered)
-    order: list[str] = []
-    found = _Uses(module)
-    uses = found.parts
+    uses = _Uses(module)
     # lists are gone through, other modules called: `if self.norm is not None` is no use yet
-    called = {name for part in uses for name, is_called in part if is_called}
+    called = {name for part in uses.parts for name, is_called in part if is_called}
     called -= {name for name, child in module._modules.items() if isinstance(child, CONTAINERS)}
-    for part in uses:
-        called_here = {name for name, is_called in part if is_called}
-        used = [name for name, is_called in part if is_called or name not in called | called_here]
-        # of mere mentions the last one counts: `len(self.blocks)` comes before `zip(self.norms, self.blocks)`
-        places = {name: used.index(name) if name in called_here else place for place, name in enumerate(used)}
-        names = sorted(left & places.keys(), key=places.__getitem__)
+    left, order = set(registered), []
+    for part in uses.parts:
+        names = [name for name in _order_in_part(part, called) if name in left]
         left -= set(names)
-        lists = {name: len(child) for name in names if isinstance(child := module._modules.get(name), nn.ModuleList)}
-        if len(lists) > 1:
-            turns = [turn for index in range(max(lists.values())) for turn in _turn(module, index, lists, found.inner)]
-            first = min(names.index(name) for name in lists)
-            names = [*names[:first], *turns, *(name for name in names[first:] if name not in lists)]
-        order += names
-    # what the code does not name stays behind what it was registered behind
+        order += _with_turns(module, names, uses.inner)
+    _insert_unnamed(order, registered, left)
+    left.discard(str(getattr(module, "base_model_prefix", "")))  # often reached by getattr
+    is_read = any(uses.parts)  # code that cannot be read names nothing
+    return {name: name not in left or not is_read for name in order}
+
+
+def _order_in_part(part: list[tuple[str, bool]], called: set[str]) -> list[str]:
+    """Return what a stretch of code uses, by the first call of each; ``called`` is what any of the code calls."""
+    called_here = {name for name, is_called in part if is_called}
+    used = [name for name, is_called in part if is_called or name not in called | called_here]
+    # of mere mentions the last one counts: `len(self.blocks)` comes before `zip(self.norms, self.blocks)`
+    places = {name: used.index(name) if name in called_here else place for place, name in enumerate(used)}
+    return sorted(places, key=places.__getitem__)
+
+
+def _with_turns(module: nn.Module, names: list[str], inner: dict[str, list[str]]) -> list[str]:
+    """Put the elements of lists that one loop goes through together in turns, in place of the lists."""
+    lists = {name: len(child) for name in names if isinstance(child := module._modules.get(name), nn.ModuleList)}
+    if len(lists) < 2:
+        return names
+    turns = [turn for index in range(max(lists.values())) for turn in _turn(module, index, lists, inner)]
+    first = min(names.index(name) for name in lists)
+    return [*names[:first], *turns, *(name for name in names[first:] if name not in lists)]
+
+
+def _insert_unnamed(order: list[str], registered: list[str], unnamed: set[str]) -> None:
+    """Put what the code does not name behind what it was registered behind, in place."""
     for index, name in enumerate(registered):
-        if name in left:
+        if name in unnamed:
             before = registered[index - 1] if index else None
             after = [place + 1 for place, other in enumerate(order) if other.partition(".")[0] == before]
             order.insert(max(after, default=0), name)
-    left.discard(str(getattr(module, "base_model_prefix", "")))  # often reached by getattr
-    return {name: name not in left or not any(uses) for name in order}  # code that cannot be read names nothing
 
 
 def _turn(module: nn.Module, index: int, lists: dict[str, int], inner: dict[str, list[str]]) -> list[str]:

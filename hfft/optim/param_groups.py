@@ -19,6 +19,7 @@ from torch import nn
 from hfft.errors import UserError, listed
 from hfft.layers import LayerStack
 from hfft.layers.shapes import is_matrix
+from hfft.patterns import compiled
 
 # What transformers' Trainer does not decay, by name, and factors of adapters that are not 0 where they change nothing.
 _NO_DECAY_NAME = re.compile(
@@ -94,10 +95,8 @@ def _multipliers(names: list[str], patterns: Mapping[str, float]) -> dict[str, f
     for pattern, multiplier in reversed(list(patterns.items())):  # the first one to match is written last
         if isinstance(multiplier, bool) or not isinstance(multiplier, int | float) or not 0 <= multiplier < math.inf:
             raise UserError(f"lr_multipliers: '{pattern}' must be given a number from 0 on, got {multiplier!r}.")
-        try:
-            matching = [name for name in names if re.search(pattern, name)]
-        except re.error as error:
-            raise UserError(f"lr_multipliers: '{pattern}' is no regular expression: {error}.") from error
+        expression = compiled(pattern, "lr_multipliers")
+        matching = [name for name in names if expression.search(name)]
         if not matching:
             raise UserError(f"lr_multipliers: '{pattern}' matches no parameter. There are {listed(names, 5)}.")
         found |= dict.fromkeys(matching, float(multiplier))

@@ -11,8 +11,9 @@ from datasets import Dataset
 
 from hfft.errors import UserError
 from hfft.failures import computing
+from hfft.features.of_split import Features, rows_in
 from hfft.features.readout import Readout
-from hfft.features.start import AUTO, MODEL, Features, Start, rows_in
+from hfft.features.start import AUTO, MODEL, Start
 from hfft.running.preparing import SMALLER_BATCHES, Preparation, start_head
 from hfft.terminal import progress_bar
 

@@ -11,8 +11,8 @@ from hfft.tasks import ImageClassification, TextClassification
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
 
 from hfft.features.extraction import compute_features, kept_features
+from hfft.features.of_split import Features
 from hfft.features.readout import Readout
-from hfft.features.start import Features
 from hfft.storage.caching import Cache
 
 

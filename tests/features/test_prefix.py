@@ -301,12 +301,12 @@ def forward_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_recording_is_one_pass_and_a_second_run_makes_none(tmp_path: Path, cache: Cache, monkeypatch):
-    first = train(text_model(BERT), texts(), tmp_path, cache, freeze="3", max_steps=50)
+    first = train(text_model(BERT), texts(), tmp_path, cache, freeze="3")
     entries = cache.entries()
     seen = forward_calls(monkeypatch)
-    second = train(text_model(BERT), texts(), tmp_path, Cache(cache.root, 10**9), freeze="3", max_steps=50)
+    second = train(text_model(BERT), texts(), tmp_path, Cache(cache.root, 10**9), freeze="3")
     trial = sum(seen)
-    assert trial < 50  # small batches that show where the model can be cut
+    assert trial < ROWS  # small batches that show where the model can be cut
     assert max(seen) <= 5
     assert second.losses == first.losses
     assert cache.entries() == entries
@@ -315,10 +315,10 @@ def test_recording_is_one_pass_and_a_second_run_makes_none(tmp_path: Path, cache
     seen.clear()
     with torch.no_grad():
         (changed := text_model(BERT)).bert.embeddings.word_embeddings.weight.add_(0.1)
-    train(changed, texts(), tmp_path, cache, freeze="3", max_steps=50)
+    train(changed, texts(), tmp_path, cache, freeze="3")
     assert sum(seen) == trial + ROWS
     seen.clear()
-    train(text_model(BERT), texts(ROWS + 6), tmp_path, cache, freeze="3", max_steps=50)
+    train(text_model(BERT), texts(ROWS + 6), tmp_path, cache, freeze="3")
     assert ROWS // 4 <= sum(seen) - trial < ROWS + 6
 
 

@@ -1,9 +1,11 @@
 """Solved heads against scikit-learn, and what they do with data that is hard to solve."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import NearestCentroid
 
@@ -77,6 +79,13 @@ def test_ridge_equals_scikit_learn_and_leaves_one_out():
     fitted = reference.fit(features.astype(np.float64), targets).predict(features)
     np.testing.assert_allclose(head(torch.tensor(features))[:, 0], fitted, atol=1e-3)
     assert len(head.path) == 11
+
+
+def test_ridge_takes_classes_for_minus_one_and_one():
+    features, targets = blobs()
+    head = solve_head(features, targets, solver="ridge", strength=0.3)
+    reference = RidgeClassifier(alpha=0.3 * scale_of(features) ** 2).fit(features.astype(np.float64), targets)
+    np.testing.assert_allclose(head(torch.tensor(features)), reference.decision_function(features), atol=1e-4)
 
 
 def test_ridge_leaves_whole_groups_out():
@@ -157,6 +166,16 @@ def test_the_path_goes_to_where_the_loss_is_least_and_no_further():
     assert easy[0].strength < 1  # stronger ones were never tried
     for path in (strong, easy):
         assert [point.strength for point in path] == sorted((point.strength for point in path), reverse=True)
+        # down from where the search begins, as long as a step gains half the standard error
+        down = [point for point in path if point.strength < 0.4]
+        gains = [before.loss - after.loss - after.standard_error / 2 for before, after in itertools.pairwise(down)]
+        assert all(gain >= 0 for gain in gains[:-1])
+        assert gains[-1] < 0
+        # up as long as the strongest may still be chosen
+        least = min(path, key=lambda point: point.loss)
+        may_be = [point.loss <= least.loss + least.standard_error for point in path]
+        assert may_be[0] == (path[0].strength == 10)
+        assert all(may for may, point in zip(may_be[1:], path[1:], strict=True) if point.strength > 0.3)
 
 
 @pytest.mark.parametrize("solver", list_solvers())

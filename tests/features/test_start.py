@@ -14,8 +14,9 @@ from transformers import AutoConfig, DistilBertConfig, DistilBertForSequenceClas
 from hfft import ModelArguments, UserError
 from hfft.data import LabelledData
 from hfft.features.heads import solve_head
+from hfft.features.of_split import Features
 from hfft.features.readout import Readout
-from hfft.features.start import Features, Start, start_from
+from hfft.features.start import Start, start_from
 from hfft.storage.caching import Cache
 from hfft.targets import MultiLabel, Regression, SingleLabel, Target
 from hfft.task import Task

@@ -172,6 +172,7 @@ def test_every_optimizer_of_torch_and_timm_steps_with_layer_wise_groups():
         for name, value in vars(torch.optim).items()
         if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
     ]
+    batch = toy_data()[:BATCH]
     stepped, refused = [], {}
     for name in sorted({*in_torch, *list_optimizers()}):
         model = Toy()
@@ -183,7 +184,7 @@ def test_every_optimizer_of_torch_and_timm_steps_with_layer_wise_groups():
             refused[name] = str(error)
             continue
         for _ in range(2):  # some do not move in their first step
-            model(**toy_data()[:BATCH])["loss"].backward()
+            model(**batch)["loss"].backward()
             optimizer.step()
         moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
         assert {"trunk.embed.weight", "head.weight"} <= moved, name

@@ -66,36 +66,46 @@ def find_classifier(model: nn.Module, inputs: Mapping[str, Any]) -> Classifier:
 
     Raises :class:`UserError` where no linear layer of the head makes the logits alone.
     """
-    seen, logits = _run(model, inputs)
-    in_head = set(head_parameter_names(model))
-    linear = [(name, *seen[name]) for name in seen if f"{name}.weight" in in_head]
-    last = next((entry for entry in reversed(linear) if _same(_positions_of(entry[3], logits), logits)), None)
+    uses, logits = _run(model, inputs)
+    last = next((use for use in reversed(uses) if _same(_positions_of(use.made, logits), logits)), None)
     if last is None:
         raise UserError(
             f"The logits of {type(model).__name__} are not the output of one linear layer, so its head cannot be "
             "solved. Train it instead: --strategy full."
         )
-    name, layer, given, _ = last
-    features = _rows(given)
-    for hidden_name, dense, _, hidden in reversed(linear):
-        if hidden_name == name or not isinstance(dense, nn.Linear):
+    return Classifier(last.name, last.layer, _hidden_layer(uses, last))
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A linear layer of the head, what it was given and what it made of it: (examples, ..., dims)."""
+
+    name: str
+    layer: nn.Linear | nn.Conv2d
+    given: torch.Tensor
+    made: torch.Tensor
+
+
+def _hidden_layer(uses: list[_Use], last: _Use) -> HiddenLayer | None:
+    """Return the layer whose output the last one is given, through an activation."""
+    features = _rows(last.given)
+    for use in reversed(uses):
+        if use is last or not isinstance(use.layer, nn.Linear):
             continue
         for activation, function in ACTIVATIONS.items():
-            if _same(_rows(function(hidden)), features):
-                return Classifier(name, layer, HiddenLayer(hidden_name, dense, activation))
-    return Classifier(name, layer, None)
+            if _same(_rows(function(use.made)), features):
+                return HiddenLayer(use.name, use.layer, activation)
+    return None
 
 
-def _run(
-    model: nn.Module, inputs: Mapping[str, Any]
-) -> tuple[dict[str, tuple[nn.Linear | nn.Conv2d, torch.Tensor, torch.Tensor]], torch.Tensor]:
-    """Return layer, input and output of every linear layer by name, in the order of their use, and the logits."""
-    seen: dict[str, tuple[nn.Linear | nn.Conv2d, torch.Tensor, torch.Tensor]] = {}
+def _run(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[list[_Use], torch.Tensor]:
+    """Return the last use of every linear layer of the head, in the order of their first use, and the logits."""
+    seen: dict[str, _Use] = {}
     in_head = set(head_parameter_names(model))
 
     def watch(name: str, layer: nn.Linear | nn.Conv2d) -> Any:
         def note(module: nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor) -> None:
-            seen[name] = (layer, given[0].clone(), made.clone())
+            seen[name] = _Use(name, layer, given[0].clone(), made.clone())
 
         return layer.register_forward_hook(note)
 
@@ -114,7 +124,7 @@ def _run(
             handle.remove()
         for module, training in modes:
             module.training = training
-    return seen, logits
+    return list(seen.values()), logits
 
 
 def _rows(values: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from hfft.data.folds import draw_folds
 from hfft.features.heads.linear import LinearHead, PathPoint, choose_strength
-from hfft.features.heads.problem import DEFAULT_STRENGTH, FIRST_STRENGTH, STRENGTHS, Problem
+from hfft.features.heads.problem import DEFAULT_STRENGTH, FIRST_STRENGTH, FOLDS, STRENGTHS, Problem
 
 _FINE, _COARSE = 1e-3, 1e-2  # of the loss per example
 _FINE_ELEMENTS = 2**22  # examples x dims x classes
@@ -35,7 +35,6 @@ def solve_path(
     problem: Problem,
     fit: Fit,
     held_out_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    strengths: tuple[float, ...] = STRENGTHS,
 ) -> LinearHead:
     """Choose the strength by cross-validation where none is given, then solve on all examples.
 
@@ -46,7 +45,6 @@ def solve_path(
         problem: what to solve.
         fit: how.
         held_out_loss: of (..., classes) outputs and targets, (...).
-        strengths: strongest first.
     """
     basis, (rows, outputs) = problem.basis, problem.targets.shape
     everything = basis.coordinates.new_ones(rows, 1)
@@ -54,10 +52,10 @@ def solve_path(
     path: list[PathPoint] = []
     out_of_fold, strength = None, problem.strength
     if strength is None:
-        folds = draw_folds(problem.strata, problem.folds, problem.seed, problem.groups)
-        strength = DEFAULT_STRENGTH if DEFAULT_STRENGTH in strengths else strengths[len(strengths) // 2]
+        folds = draw_folds(problem.strata, FOLDS, problem.seed, problem.groups)
+        strength = DEFAULT_STRENGTH
         if len(folds):
-            steps = _follow(problem, folds, fit, held_out_loss, strengths)
+            steps = _follow(problem, folds, fit, held_out_loss)
             path = [step.point() for step in steps]
             chosen = choose_strength(path)
             strength, start = path[chosen].strength, steps[chosen].weights.mean(dim=1, keepdim=True)
@@ -97,7 +95,6 @@ def _follow(
     folds: np.ndarray,
     fit: Fit,
     held_out_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    strengths: tuple[float, ...],
 ) -> list[_Step]:
     """Return the strengths that come into question, strongest first.
 
@@ -119,17 +116,17 @@ def _follow(
     def least() -> PathPoint:
         return min((each.point() for each in steps), key=lambda point: point.loss)
 
-    first = strengths.index(FIRST_STRENGTH) if FIRST_STRENGTH in strengths else 0
+    first = STRENGTHS.index(FIRST_STRENGTH)
     nothing = coordinates.new_zeros(coordinates.shape[1] + 1, held_out.shape[1], targets.shape[1])
-    steps = [step(strengths[first], nothing)]
+    steps = [step(FIRST_STRENGTH, nothing)]
     gain = 1.0
-    for strength in strengths[first + 1 :]:
+    for strength in STRENGTHS[first + 1 :]:
         # far from the least loss a step gains more than it has to be known to
         steps.append(step(strength, steps[-1].weights, min(max(gain / 20, _FINE), _COARSE)))
         gain = steps[-2].point().loss - steps[-1].point().loss
         if gain < steps[-1].point().standard_error / 2:
             break
-    for strength in reversed(strengths[:first]):
+    for strength in reversed(STRENGTHS[:first]):
         if steps[0].point().loss > least().loss + least().standard_error:
             break
         steps.insert(0, step(strength, steps[0].weights, _FINE))

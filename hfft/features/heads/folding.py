@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hfft.features.heads.classifier import ACTIVATIONS, HiddenLayer
+from hfft.features.heads.classifier import HiddenLayer
 from hfft.features.heads.linear import LinearHead
 
 _CUBIC_ERROR = 1e-5
@@ -25,6 +25,12 @@ def can_fold(hidden: HiddenLayer, classes: int) -> bool:
     """Say whether :func:`fold_head` can put a head for so many classes through the hidden layer."""
     units = classes if hidden.activation == "tanh" else 2 * classes
     return hidden.dense.bias is not None and units <= hidden.dense.out_features
+
+
+def can_pass_on(hidden: HiddenLayer) -> bool:
+    """Say whether :func:`near_identity` can let the hidden layer hand its input on."""
+    dense = hidden.dense
+    return hidden.activation == "tanh" and dense.in_features == dense.out_features and dense.bias is not None
 
 
 @torch.no_grad()
@@ -71,7 +77,7 @@ def near_identity(hidden: HiddenLayer, features: torch.Tensor) -> torch.Tensor:
 
     The weights become a multiple of the identity that brings the centred features to a deviation of 0.3, where tanh is
     almost straight. A head that is solved on the result is exact in the model, and both layers have weights of a size
-    that trains well. Other activations, and layers that are not square, keep their weights.
+    that trains well.
 
     Args:
         hidden: the hidden layer, changed in place.
@@ -79,11 +85,13 @@ def near_identity(hidden: HiddenLayer, features: torch.Tensor) -> torch.Tensor:
 
     Returns:
         (examples, units) features for the last layer.
+
+    Raises ``ValueError`` where :func:`can_pass_on` says no.
     """
-    dense = hidden.dense
-    if hidden.activation == "tanh" and dense.in_features == dense.out_features and dense.bias is not None:
-        centre = features.mean(dim=0)
-        factor = 0.3 / float((features - centre).square().mean().sqrt().clamp(min=1e-6))
-        dense.weight.copy_(factor * torch.eye(dense.in_features))
-        dense.bias.copy_(-factor * centre)
-    return ACTIVATIONS[hidden.activation](dense(features.to(dense.weight)))
+    if not can_pass_on(hidden):
+        raise ValueError("only a square tanh layer with a bias can hand its input on")
+    dense, centre = hidden.dense, features.mean(dim=0)
+    factor = 0.3 / float((features - centre).square().mean().sqrt().clamp(min=1e-6))
+    dense.weight.copy_(factor * torch.eye(dense.in_features))
+    dense.bias.copy_(-factor * centre)
+    return torch.tanh(dense(features.to(dense.weight)))

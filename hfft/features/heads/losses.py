@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 
 
 class HeadLoss(ABC):
     """A loss of (..., classes) outputs against (..., classes) targets of 0 and 1; reduced over the classes alone."""
-
-    single_label: ClassVar[bool]
-    """Whether each example has just one class."""
 
     @abstractmethod
     def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,8 +21,6 @@ class HeadLoss(ABC):
 
 class Softmax(HeadLoss):
     """Multinomial logistic loss."""
-
-    single_label = True
 
     def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return -log softmax of the true class, and its gradient."""
@@ -43,8 +37,6 @@ class Softmax(HeadLoss):
 class Logistic(HeadLoss):
     """One logistic loss per class, for examples of any number of classes."""
 
-    single_label = False
-
     def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sum over the classes of the binary log losses, and its gradient."""
         losses = torch.nn.functional.binary_cross_entropy_with_logits(
@@ -60,8 +52,6 @@ class Logistic(HeadLoss):
 
 class SquaredHinge(HeadLoss):
     """One linear support vector machine per class, loss max(0, 1 - y f)^2 with y = -1 or 1."""
-
-    single_label = False
 
     def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sum over the classes of the squared hinge losses, and its gradient."""

@@ -19,6 +19,9 @@ FIRST_STRENGTH = STRENGTHS[3]
 DEFAULT_STRENGTH = 0.1
 """Where nothing can be held out: one example per class."""
 
+FOLDS = 5
+"""Of the cross-validation; fewer where no class has so many examples."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -32,7 +35,7 @@ class Problem:
         strata: (examples,) what folds are stratified by.
         groups: (examples,) what each example belongs to, or ``None``.
         strength: of the penalty, ``None`` where it is to be chosen.
-        folds, seed: of the cross-validation.
+        seed: of the folds of the cross-validation.
         intercept: whether the layer has a bias.
     """
 
@@ -43,7 +46,6 @@ class Problem:
     strata: np.ndarray
     groups: np.ndarray | None
     strength: float | None
-    folds: int
     seed: int
     intercept: bool
 
@@ -54,7 +56,6 @@ def state_problem(
     *,
     classes: int | None,
     strength: float | None,
-    folds: int,
     groups: np.ndarray | None,
     seed: int,
     intercept: bool,
@@ -84,7 +85,6 @@ def state_problem(
         strata,
         None if groups is None else np.asarray(groups),
         strength,
-        folds,
         seed,
         intercept,
     )

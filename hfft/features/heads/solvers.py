@@ -24,14 +24,12 @@ class HeadSolver:
 
     Attributes:
         name: what it is asked for by.
-        summary: one line for people.
         solve: does it.
         numbers: whether the targets may be numbers.
         several_labels: whether an example may have several classes.
     """
 
     name: str
-    summary: str
     solve: Callable[[Problem], LinearHead]
     numbers: bool = False
     several_labels: bool = True
@@ -44,7 +42,6 @@ def solve_head(
     classes: int | None = None,
     solver: str = "logistic",
     strength: float | None = None,
-    folds: int = 5,
     groups: np.ndarray | None = None,
     seed: int = 0,
     intercept: bool = True,
@@ -56,9 +53,8 @@ def solve_head(
         targets: (examples,) int class indices, (examples, classes) of 0 and 1, or (examples,) floats for ``ridge``.
         classes: their number, where the highest index may be missing from ``targets``.
         solver: a name of :func:`list_solvers`.
-        strength: of the penalty, on features scaled to a mean squared norm of 1; chosen by cross-validation if
-            ``None``.
-        folds: of the cross-validation, fewer where no class has so many examples. ``ridge`` leaves one out instead.
+        strength: of the penalty, on features scaled to a mean squared norm of 1; chosen by cross-validation
+            if ``None``, in which ``ridge`` leaves one out.
         groups: (examples,) what each example belongs to; a group is held out as a whole.
         seed: of the folds.
         intercept: ``False`` for a layer without a bias.
@@ -71,7 +67,6 @@ def solve_head(
         targets,
         classes=classes,
         strength=strength,
-        folds=folds,
         groups=groups,
         seed=seed,
         intercept=intercept,
@@ -146,9 +141,9 @@ def _solve_prototypes(problem: Problem) -> LinearHead:
 SOLVERS = {
     solver.name: solver
     for solver in (
-        HeadSolver("logistic", "logistic regression, multinomial or one per class", _solve_logistic),
-        HeadSolver("svm", "linear support vector machines, squared hinge", partial(_solve_with, loss=SquaredHinge())),
-        HeadSolver("ridge", "ridge regression, in closed form", solve_ridge, numbers=True),
-        HeadSolver("prototypes", "the nearest class mean", _solve_prototypes, several_labels=False),
+        HeadSolver("logistic", _solve_logistic),
+        HeadSolver("svm", partial(_solve_with, loss=SquaredHinge())),
+        HeadSolver("ridge", solve_ridge, numbers=True),
+        HeadSolver("prototypes", _solve_prototypes, several_labels=False),
     )
 }
