@@ -115,10 +115,11 @@ def _from_pandas(data: Any) -> Any:
     pandas = sys.modules.get("pandas")  # who has a table has imported it
     if pandas is None or not isinstance(data, pandas.DataFrame):
         return data
-    repeated = data.columns[data.columns.duplicated()]
+    table = data.rename(columns=str)
+    repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
         raise UserError(f"data: the table has two columns '{repeated[0]}'.")
-    return Dataset.from_pandas(data.rename(columns=str), preserve_index=False)
+    return Dataset.from_pandas(table, preserve_index=False)
 
 
 def _from_hub(data: str, cache_dir: str | None) -> Source:

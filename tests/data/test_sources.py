@@ -410,9 +410,14 @@ def test_pandas_tables_are_read(tmp_path: Path):
     assert list(source.splits["all"]["label"]) == [1, 0]
     both = read_source({"train": frame, "test": frame.iloc[:1]}, ())
     assert {name: len(split) for name, split in both.splits.items()} == {"train": 2, "test": 1}
-    twice = pandas.DataFrame([["a", "b"]], columns=["text", "text"])
-    with pytest.raises(UserError, match="two columns 'text'"):
-        read_source(twice, ())
+
+
+@pytest.mark.parametrize("columns", [["1", "text", "text"], ["text", "1", 1]])
+def test_a_pandas_table_with_two_columns_of_one_name_is_refused(columns: list[object]):
+    import pandas
+
+    with pytest.raises(UserError, match=f"two columns '{columns[-1]}'"):
+        read_source(pandas.DataFrame([["a", "b", "c"]], columns=columns), ())
 
 
 def test_a_pattern_names_several_tables(tmp_path: Path):
