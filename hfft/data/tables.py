@@ -132,7 +132,7 @@ def _broken_line(files: list[Path]) -> str | None:
             for number, line in enumerate(path.read_bytes().splitlines(), 1):
                 try:
                     json.loads(line or b"null")
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     return f"{path.name}, line {number} is no JSON ({error})"
     return None
 

@@ -73,6 +73,7 @@ TABLES: dict[str, tuple[str, bytes, str]] = {
         json.dumps([{"text": f"a {i}", "label": "xy"[i % 2]} for i in range(16)]).encode(),
         "",
     ),
+    "JSON without end": ("t.jsonl", b'{"text": "a", "label": "x"}\n' + b"[" * 200_000, "line 2 is no JSON"),
     "a JSON number": ("t.jsonl", b"1\n2\n", "cannot be read"),
     "mixed JSON": ("t.jsonl", b'{"text": "a", "label": "x"}\n[1, 2]\n', "cannot be read"),
     "no Parquet": ("t.parquet", b"PAR1 it is not PAR1", "cannot be read"),
