@@ -296,7 +296,7 @@ def test_bytes_of_pictures_with_holes():
 
 
 @pytest.mark.parametrize(
-    "cell", ["gone.png", "a\0b.png", "x" * 5000 + ".png", "/", "", "..", "https://example.org/1.png"]
+    "cell", ["gone.png", "a\0b.png", "x" * 5000 + ".png", "/", "", "..", "https://example.org/1.png", "/dev/zero"]
 )
 def test_paths_that_lead_nowhere_are_named_by_row(pictures: Path, cell: str):
     rows = [(f"pictures/{('ant', 'bee')[i % 2]}/{i}.png", ("ant", "bee")[i % 2]) for i in range(20)]
