@@ -87,7 +87,8 @@ def _from_files(arguments: ModelArguments) -> tuple[Counter | None, int]:
 
 def _longest_by_files(arguments: ModelArguments) -> int:
     config = model_settings(arguments, "config.json")
-    readable = readable_tokens(*(config.get(name) for name in ("model_type", "max_position_embeddings", "pad_token_id")))
+    asked = ("model_type", "max_position_embeddings", "pad_token_id")
+    readable = readable_tokens(*(config.get(name) for name in asked))
     told = model_settings(arguments, "tokenizer_config.json").get("model_max_length")
     limits = [limit for limit in (told, readable) if isinstance(limit, int | float) and limit > 0]
     return int(min(LONGEST_BY_DEFAULT, *limits)) if limits else LONGEST_BY_DEFAULT
