@@ -12,7 +12,8 @@ import numpy as np
 from hfft.errors import UserError
 from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.regression import REGRESSION_METRICS
-from hfft.targets.cells import LabelColumn, as_number, is_missing, numbers_of
+from hfft.targets.cells import LabelColumn, is_missing
+from hfft.targets.numbers import as_number, numbers_of
 from hfft.targets.target import MEAN, SCALE, Predict, Target
 
 if TYPE_CHECKING:
