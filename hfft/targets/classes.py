@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,10 @@ class ClassTarget(Target):
     output_names: list[str]
     """The classes."""
 
-    data_heading: ClassVar[str] = "class"  # type: ignore[misc]
+    @property
+    def data_heading(self) -> str:
+        """One class a row."""
+        return "class"
 
     def prediction_columns(self, outputs: np.ndarray) -> dict[str, Any]:
         """Return ``predicted`` and ``probability_<class>``."""

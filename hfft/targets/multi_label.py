@@ -41,7 +41,6 @@ class MultiLabel(ClassTarget):
     problem_type: ClassVar[str] = "multi_label_classification"
     baseline_name: ClassVar[str] = "constant answer"
     baseline_sentence: ClassVar[str] = "the best answer that is the same for every example"
-    fewest_rows: ClassVar[int] = 4  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         if not self.thresholds:

@@ -44,7 +44,6 @@ class Regression(Target):
     head_solver: ClassVar[str] = "ridge"
     baseline_name: ClassVar[str] = "training mean"
     baseline_sentence: ClassVar[str] = "always answering with the mean of the training examples"
-    fewest_rows: ClassVar[int] = 4  # type: ignore[misc]
 
     @classmethod
     def fits(cls, column: LabelColumn, delimiter: str | None) -> bool:
@@ -194,7 +193,7 @@ class Regression(Target):
         return outputs
 
     @property
-    def data_heading(self) -> str:  # type: ignore[override]
+    def data_heading(self) -> str:
         """The column."""
         return self.output_names[0]
 

@@ -88,7 +88,7 @@ class SingleLabel(ClassTarget):
         return self.output_names[label]
 
     @property
-    def fewest_rows(self) -> int:  # type: ignore[override]
+    def fewest_rows(self) -> int:
         """Two of each class."""
         return 2 * len(self.output_names)
 
