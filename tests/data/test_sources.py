@@ -462,6 +462,8 @@ def hub(monkeypatch):
             raise ValueError("Config name is missing. Please pick one among the available configs: ['a', 'b']")
         if repo == "me/alone":
             return datasets.DatasetDict(train=rows)
+        if repo == "me/empty":
+            return datasets.DatasetDict(train=rows.select([]), unsupervised=rows)
         return datasets.DatasetDict(train=rows, test=rows, unsupervised=rows)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -476,6 +478,11 @@ def test_the_hub_is_asked_for_what_is_no_path(hub, tmp_path: Path, monkeypatch):
     assert hub == [("stanford/imdb", None, None), ("me/alone", None, None), ("me/configs", "a", "v1.0")]
     with pytest.raises(UserError, match=r"Config name is missing.*me/configs:CONFIG"):
         read_source("me/configs", ())
+
+
+def test_an_empty_train_split_of_the_hub_is_not_replaced_by_another_split(hub):
+    with pytest.raises(UserError, match="'me/empty' has no rows"):
+        read_source("me/empty", ())
 
 
 @pytest.mark.parametrize("data", ["photos/tran", "./photos", "photos", "/photos/x", "../a/b"])
