@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfft.data.null_rows import null_row
 from hfft.data.split_names import SPLIT_OF, UNSPLIT
 from hfft.errors import UserError, listed
 from hfft.paths import visible
@@ -67,6 +68,9 @@ def _read_table(files: list[Path], cache_dir: str | None, flag: str) -> Dataset:
     from datasets.exceptions import DatasetGenerationError
 
     builder, options = _reader(files, flag)
+    for file in files if builder == "json" else ():
+        if place := null_row(file):
+            raise UserError(f"{flag}: '{file}' cannot be read: {place} is null, which is no row. Take it out.")
     names = [glob.escape(str(path)) for path in files]
     try:
         if builder == "csv":
