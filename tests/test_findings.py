@@ -74,6 +74,8 @@ def messages(labels: list[str], test: list[str] | None = None) -> list[str]:
         ("1", "01"),
         ("a_b", "A B"),
         ("A", "a"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("1.50", "1.5"),
     ],
 )
 def test_class_names_that_look_alike_are_told(names: tuple[str, str]):
@@ -81,7 +83,13 @@ def test_class_names_that_look_alike_are_told(names: tuple[str, str]):
     assert any(note.startswith("class names look alike") and all(f"'{n}'" in note for n in names) for note in told)
 
 
-@pytest.mark.parametrize("names", [("C", "C++"), ("+", "-"), ("a", "as"), ("1", "10"), ("glass", "gla"), ("x-", "x")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(("C", "C++"), ("+", "-"), ("a", "as"), ("1", "10"), ("glass", "gla"), ("x-", "x"), ("nan", "inf")),
+        ("4611686018427387904", "4611686018427387905"),  # equal as floats
+    ],
+)
 def test_other_class_names_are_not(names: tuple[str, str]):
     assert not any("look alike" in note for note in messages([*names, "cat"] * 3))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,7 +61,7 @@ def tell_untested(data: LabelledData) -> None:
 
 
 def _tell_look_alikes(data: LabelledData) -> None:
-    alike: dict[str, list[str]] = {}
+    alike: dict[str | Decimal, list[str]] = {}
     for name in data.class_names:
         alike.setdefault(_plain(name), []).append(name)
     groups = [names for names in alike.values() if len(names) > 1]
@@ -70,10 +72,17 @@ def _tell_look_alikes(data: LabelledData) -> None:
         data.findings.add(WARNING, "look-alike classes", message, "train", len(groups), offenders)
 
 
-def _plain(name: str) -> str:
-    """Return a class name without capitals, blanks, hyphens and the s of a plural; a number by its value."""
-    plain = "".join(re.sub(r"(?<=.)[_-](?=.)", " ", name.casefold()).split())
+def _plain(name: str) -> str | Decimal:
+    """Return a class name without capitals, blanks, hyphens and the s of a plural; a number by its value.
+
+    Letters that Unicode writes in several ways are written in one.
+    """
     try:
-        return repr(float(name))
-    except ValueError:
-        return plain[:-1] if len(plain) > 3 and plain.endswith("s") and not plain.endswith("ss") else plain
+        number = Decimal(name)  # no float: long numbers would be equal
+        if number.is_finite():
+            return number
+    except InvalidOperation:
+        pass
+    letters = unicodedata.normalize("NFKC", name).casefold()
+    plain = "".join(re.sub(r"(?<=.)[_-](?=.)", " ", letters).split())
+    return plain[:-1] if len(plain) > 3 and plain.endswith("s") and not plain.endswith("ss") else plain

@@ -87,16 +87,25 @@ def find_columns(source: Source, task: Task, named: Mapping[str, str], *, labell
                 "name one with --label_column."
             )
         found[LABEL] = label
-    if len(set(found.values())) < len(found):
-        twice = next(column for column in found.values() if list(found.values()).count(column) > 1)
-        raise UserError(
-            f"{source.flag}: the column '{twice}' cannot be read as {listed(r for r in found if found[r] == twice)}."
-        )
+    _require_one_role_each(source, found)
+    _require_in_every_split(source, found)
+    return found
+
+
+def _require_one_role_each(source: Source, found: Mapping[str, str]) -> None:
+    roles: dict[str, list[str]] = {}
+    for role, column in found.items():
+        roles.setdefault(column, []).append(role)
+    for column, several in roles.items():
+        if len(several) > 1:
+            raise UserError(f"{source.flag}: the column '{column}' cannot be read as {listed(several)}.")
+
+
+def _require_in_every_split(source: Source, found: Mapping[str, str]) -> None:
     for name, split in source.splits.items():
         for column in found.values():
             if column not in split.column_names:
                 raise UserError(f"--data: the {name} split of '{source.origin}' has no column '{column}'.")
-    return found
 
 
 def require_named_columns(source: Source, task: Task, named: Mapping[str, str]) -> None:

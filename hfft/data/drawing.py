@@ -49,8 +49,9 @@ def _divide(data: LabelledData, name: str, share: float, seed: int) -> tuple[np.
         drawn = data.target.draw(labels, share, seed)
     kept = other_rows(len(labels), drawn)
     if lost := data.target.lost(labels[kept]):
+        how = "--group_column: drawn in whole groups" if GROUP in train.column_names else "--data: drawn by example"
         raise UserError(
-            f"--group_column: drawn in whole groups, the {name} split of '{data.origin}' takes every example of "
-            f"{listed(lost)}. Give the splits yourself."
+            f"{how}, the {name} split of '{data.origin}' takes every example of {listed(lost)}. Give the splits "
+            "yourself."
         )
     return kept, drawn

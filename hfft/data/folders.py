@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfft.data.split_names import REFERENCE, SPLIT_OF, UNSPLIT
+from hfft.data.split_names import LABEL, REFERENCE, SPLIT_OF, UNSPLIT
 from hfft.data.tables import READERS
 from hfft.errors import UserError, listed
 from hfft.paths import files_below, visible
@@ -53,4 +53,4 @@ def _class_folders(root: Path, suffixes: frozenset[str]) -> Dataset:
             )
         paths += [str(path) for path in files]
         labels += [folder.name] * len(files)
-    return Dataset.from_dict({REFERENCE: paths, "label": labels})
+    return Dataset.from_dict({REFERENCE: paths, LABEL: labels})

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfft.errors import UserError, listed
+from hfft.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,7 +52,7 @@ def read_hub(data: str, cache_dir: str | None) -> dict[str, Dataset]:
     if not isinstance(loaded, DatasetDict):
         raise UserError(f"--data: '{data}' gives a {type(loaded).__name__}; wanted are splits of rows.")
     if not loaded:
-        raise UserError(f"--data: '{data}' has no splits, only {listed(loaded)}.")
+        raise UserError(f"--data: '{data}' has no splits.")
     return dict(loaded)
 
 

@@ -45,9 +45,10 @@ def content_digest(split: Dataset, task: Task) -> str:
 def _file_digest(cell: Any) -> bytes:
     if isinstance(cell, dict):
         cell = cell.get("path") if cell.get("bytes") is None else None
-    if isinstance(cell, str):
-        with contextlib.suppress(OSError, ValueError), Path(cell).open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").digest()
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(cell, str) and Path(cell).is_file():  # a device or a pipe may never end
+            with Path(cell).open("rb") as file:
+                return hashlib.file_digest(file, "blake2b").digest()
     return b"-"
 
 

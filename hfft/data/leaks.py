@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MOST_LEAKED = 0.03
 """Share of given test examples that may stand in train before the run is refused."""
 
+_MOST_TOLD = 8  # in a sentence
+
 
 def settle_leaks(data: LabelledData, given: set[str], on_problem: str) -> None:
     """Take copies of what is tested out of what is trained on, and of validation; refuse a test split full of them.
@@ -37,51 +39,52 @@ def settle_leaks(data: LabelledData, given: set[str], on_problem: str) -> None:
                 _settle(data, name, other, copies, were_given, on_problem)
 
 
-def _settle(
-    data: LabelledData,
-    name: str,
-    other: str,
-    copies: Copies,
-    were_given: bool,
-    on_problem: str,
-) -> None:
-    split, held = data.splits[name], data.splits[other]
-    count, check, add = len(copies.rows), f"leak into {other}", data.findings.add
-    leaked = len(np.unique(copies.originals))
+def _settle(data: LabelledData, name: str, other: str, copies: Copies, were_given: bool, on_problem: str) -> None:
+    split, held, findings = data.splits[name], data.splits[other], data.findings
     offenders = list(_pairs(split, held, copies, f"copy of {other}'s "))
-    told = _told([f"{o.reference} of {o.reason.removeprefix('copy of ')}" for o in offenders], count)
+    told = _told([f"{o.reference} of {o.reason.removeprefix('copy of ')}" for o in offenders], len(copies.rows))
     what = f"{_counted(copies, f'{name} examples are copies of {other} examples')} ({told})"
-    share = leaked / len(held)
-    refused = were_given and (name, other) == ("train", "test") and share > MOST_LEAKED and on_problem == "error"
+
+    def tell(severity: str, message: str) -> None:
+        findings.add(severity, f"leak into {other}", message, name, len(copies.rows), offenders)
+
+    leaked = len(np.unique(copies.originals))
+    refused = were_given and (name, other) == ("train", "test") and on_problem == "error"
+    refused = refused and leaked / len(held) > MOST_LEAKED
     if refused:
-        message = (
+        tell(
+            ERROR,
             f"--data: {leaked} of the {len(held)} test examples of '{data.origin}' stand in train as well, so the test "
-            f"would measure memory: {what}. Take them out, or let --on_problem skip leave out the training copies."
+            f"would measure memory: {what}. Take them out, or let --on_problem skip leave out the training copies.",
         )
-        add(ERROR, check, message, name, count, offenders)
     if on_problem == "warn":
-        add(WARNING, check, f"{what}: {other} metrics are too good.", name, count, offenders)
+        tell(WARNING, f"{what}: {other} metrics are too good.")
         return
     kept = other_rows(len(split), copies.rows)
-    if name == "train" and data.target:
-        labels = data.labels(name)
-        before = set(data.target.lost(labels))
-        if lost := [each for each in data.target.lost(labels[kept]) if each not in before]:
-            message = (
-                f"--data: every {name} example of {listed(lost)} in '{data.origin}' is a copy of a {other} example, so "
-                "none would be left."
-            )
-            add(ERROR, check, message, name, count, offenders)
-            return
-    data.findings.leave_out(name, _pairs(split, held, copies, f"copy of {other}'s ", every=True))
+    if lost := _newly_lost(data, name, kept):
+        tell(
+            ERROR,
+            f"--data: every {name} example of {listed(lost)} in '{data.origin}' is a copy of a {other} example, so "
+            "none would be left.",
+        )
+        return
+    findings.leave_out(name, _pairs(split, held, copies, f"copy of {other}'s ", every=True))
     if not len(kept):
         del data.splits[name]
-        message = f"every {name} example is a copy of a {other} example: there is no {name} split."
-        add(WARNING, check, message, name, count, offenders)
+        tell(WARNING, f"every {name} example is a copy of a {other} example: there is no {name} split.")
         return
     data.splits[name], data.inspected[name] = select_rows(split, kept), data.inspected[name].select(kept)
     if not refused:
-        add(WARNING, check, f"{what} and were left out.", name, count, offenders)
+        tell(WARNING, f"{what} and were left out.")
+
+
+def _newly_lost(data: LabelledData, name: str, kept: np.ndarray) -> list[str]:
+    """Return the classes that train has now, and would not have with the ``kept`` rows alone."""
+    if name != "train" or not data.target:
+        return []
+    labels = data.labels(name)
+    before = set(data.target.lost(labels))
+    return [each for each in data.target.lost(labels[kept]) if each not in before]
 
 
 def tell_repeats(data: LabelledData, name: str) -> None:
@@ -133,8 +136,7 @@ def _tell_contradictions(data: LabelledData, name: str, copies: Copies) -> None:
         )
         for index in range(shown)
     ]
-    where = "train" if name == "train" else name
-    message = f"{len(originals)} inputs stand in {where} under more than one label: {_told(texts, len(originals))}."
+    message = f"{len(originals)} inputs stand in {name} under more than one label: {_told(texts, len(originals))}."
     offenders = [Offender(*text.split(" as ", 1)) for text in texts]
     data.findings.add(WARNING, "contradictory labels", message, name, len(originals), offenders)
 
@@ -152,14 +154,13 @@ def _chains(split: Dataset, copies: Copies) -> str:
     """Say which examples are the same: ``row 1 = row 3 = row 4``."""
     chains: dict[int, list[int]] = {}
     for row, original in zip(copies.rows.tolist(), copies.originals.tolist(), strict=True):
-        if original in chains or len(chains) < 8:
+        if original in chains or len(chains) < _MOST_TOLD:
             chains.setdefault(original, []).append(row)
     told = [
         " = ".join(reference_text(r) for r in split.select([original, *rows[:2]])[REFERENCE])
         for original, rows in chains.items()
     ]
-    more = len(np.unique(copies.originals)) - len(chains)
-    return ", ".join(told) + (f" and {more} more" if more else "")
+    return _told(told, len(np.unique(copies.originals)))
 
 
 def _counted(copies: Copies, what: str) -> str:
@@ -169,4 +170,4 @@ def _counted(copies: Copies, what: str) -> str:
 
 def _told(texts: list[str], count: int) -> str:
     """List the first few of ``count`` texts."""
-    return ", ".join(texts[:8]) + (f" and {count - 8} more" if count > 8 else "")
+    return ", ".join(texts[:_MOST_TOLD]) + (f" and {count - _MOST_TOLD} more" if count > _MOST_TOLD else "")

@@ -14,6 +14,7 @@ import numpy as np
 from torch.utils.data import get_worker_info
 
 from hfft.data.inspecting import Track
+from hfft.data.shards import Shard
 from hfft.data.split_names import LABEL
 from hfft.storage.caching import Arrays, Cache, content_key
 from hfft.storage.ragged import RaggedArray, RaggedWriter
@@ -77,7 +78,7 @@ class PreparedDataset:
             labels = split[LABEL]
         self._labels = None if labels is None else list(labels)
         self.further_views = encoder.random
-        self._shards: list[_Shard] = []
+        self._shards: list[Shard] = []
         self._places = np.full((len(split), 2), -1)  # shard and row in it
         if cache is not None and cache.budget > 0 and encoder.key is not None:
             self._keep(cache, track)
@@ -174,7 +175,7 @@ class PreparedDataset:
         here = (kept[order[at]] == digests) & (self._places[:, 0] < 0)
         if here.any():
             self._places[here, 0], self._places[here, 1] = len(self._shards), order[at][here]
-            self._shards.append(_Shard(folder, arrays))
+            self._shards.append(Shard.of_entry(folder, arrays))
         return bool(here.any())
 
     def _keep_in_memory(self, track: Track | None) -> None:
@@ -187,7 +188,7 @@ class PreparedDataset:
             prepared += self._encoder.prepare(self._split[waiting[start : start + _CHUNK]])
         self._places[waiting, 0], self._places[waiting, 1] = len(self._shards), np.arange(len(waiting))
         columns = {name: RaggedArray.of([example[name] for example in prepared]) for name in prepared[0]}
-        self._shards.append(_Shard(None, columns=columns))
+        self._shards.append(Shard(columns))
 
 
 @functools.cache
@@ -210,32 +211,3 @@ class _Stream:
     def skip(self, done: Callable[[np.ndarray], bool]) -> None:
         while self.next_rows is not None and done(self.next_rows):
             self.take()
-
-
-class _Shard:
-    """Prepared examples of one entry of the cache, or in memory (``folder=None``)."""
-
-    def __init__(
-        self, folder: Path | None, arrays: Arrays | None = None, columns: dict[str, RaggedArray] | None = None
-    ) -> None:
-        self._folder = folder
-        arrays = arrays or {}
-        self._columns = columns or {
-            name: RaggedArray(arrays[name], arrays[f"{name}_shapes"]) for name in arrays if f"{name}_shapes" in arrays
-        }
-
-    def __getitem__(self, row: int) -> Prepared:
-        return {name: column[row] for name, column in self._columns.items()}
-
-    def lengths(self, name: str) -> np.ndarray:
-        return self._columns[name].shapes[:, 0]
-
-    def __reduce__(self) -> Any:
-        """Let a data-loading process open the files itself, where it is not forked."""
-        return (_reopened, (self._folder,)) if self._folder is not None else (_Shard, (None, None, self._columns))
-
-
-def _reopened(folder: Path) -> _Shard:
-    arrays = Cache(folder.parent, 0).open(folder.name)
-    assert arrays is not None, folder
-    return _Shard(folder, arrays)

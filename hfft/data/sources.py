@@ -78,34 +78,46 @@ def read_source(data: Any, file_suffixes: Iterable[str], cache_dir: str | None =
     if isinstance(data, Dataset):
         return _checked(Source({UNSPLIT: undecoded(data)}, "the given Dataset"))
     if isinstance(data, Mapping):
-        splits: dict[str, Dataset] = {}
-        for name, given in data.items():
-            split = _from_pandas(given)
-            known = SPLIT_OF.get(str(name).lower())
-            if known is None or not isinstance(split, Dataset):
-                raise UserError(
-                    f"data: split '{name}' is not one of {listed(sorted(set(SPLIT_OF.values())))}, or no Dataset."
-                    f"{nearest(name, SPLIT_OF)}"
-                )
-            if known in splits:
-                raise UserError(f"data: '{name}' is a second {known} split.")
-            splits[known] = undecoded(split)
-        if not splits:
-            raise UserError("data: the dict holds no data sets.")
-        return _checked(Source(splits, "the given data sets"))
-    if not isinstance(data, str | Path):
-        raise UserError(f"data must be a path or a datasets.DatasetDict, got {type(data).__name__}.")
-    if is_hub_id(str(data)):
-        return _checked(_from_hub(str(data), cache_dir))
-    if files := _matching(str(data)):
-        return _checked(Source(read_tables(by_split(files), cache_dir), str(data), folder=files[0].parent))
+        return _checked(_from_mapping(data))
+    if isinstance(data, str | Path):
+        return _checked(_from_name(data, frozenset(file_suffixes), cache_dir))
+    raise UserError(f"data must be a path or a datasets.DatasetDict, got {type(data).__name__}.")
+
+
+def _from_mapping(data: Mapping[Any, Any]) -> Source:
+    """Take the data sets and pandas tables of a dict by split."""
+    from datasets import Dataset
+
+    splits: dict[str, Dataset] = {}
+    for name, given in data.items():
+        split = _from_pandas(given)
+        known = SPLIT_OF.get(str(name).lower())
+        if known is None or not isinstance(split, Dataset):
+            raise UserError(
+                f"data: split '{name}' is not one of {listed(sorted(set(SPLIT_OF.values())))}, or no Dataset."
+                f"{nearest(name, SPLIT_OF)}"
+            )
+        if known in splits:
+            raise UserError(f"data: '{name}' is a second {known} split.")
+        splits[known] = undecoded(split)
+    if not splits:
+        raise UserError("data: the dict holds no data sets.")
+    return Source(splits, "the given data sets")
+
+
+def _from_name(data: str | Path, file_suffixes: frozenset[str], cache_dir: str | None) -> Source:
+    """Read a data set of the Hub, the tables of a pattern, a table, or a folder of tables or of class folders."""
+    origin = str(data)
+    if is_hub_id(origin):
+        return _from_hub(origin, cache_dir)
+    if files := _matching(origin):
+        return Source(read_tables(by_split(files), cache_dir), origin, folder=files[0].parent)
     path = existing_path(data, "--data")
     if path.is_file():
-        return _checked(Source(read_tables({UNSPLIT: [path]}, cache_dir), str(data), folder=path.parent))
-    tables = tables_by_split(path)
-    if tables:
-        return _checked(Source(read_tables(tables, cache_dir), str(data), folder=path))
-    return _checked(Source(read_class_folders(path, frozenset(file_suffixes)), str(data), from_files=True))
+        return Source(read_tables({UNSPLIT: [path]}, cache_dir), origin, folder=path.parent)
+    if tables := tables_by_split(path):
+        return Source(read_tables(tables, cache_dir), origin, folder=path)
+    return Source(read_class_folders(path, file_suffixes), origin, from_files=True)
 
 
 def _from_pandas(data: Any) -> Any:
@@ -115,10 +127,11 @@ def _from_pandas(data: Any) -> Any:
     pandas = sys.modules.get("pandas")  # who has a table has imported it
     if pandas is None or not isinstance(data, pandas.DataFrame):
         return data
-    repeated = data.columns[data.columns.duplicated()]
+    table = data.rename(columns=str)
+    repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
         raise UserError(f"data: the table has two columns '{repeated[0]}'.")
-    return Dataset.from_pandas(data.rename(columns=str), preserve_index=False)
+    return Dataset.from_pandas(table, preserve_index=False)
 
 
 def _from_hub(data: str, cache_dir: str | None) -> Source:
@@ -126,7 +139,7 @@ def _from_hub(data: str, cache_dir: str | None) -> Source:
     loaded = read_hub(data, cache_dir)
     splits = {SPLIT_OF[name.lower()]: split for name, split in loaded.items() if name.lower() in SPLIT_OF}
     if list(splits) == ["train"] or not splits:
-        splits = {UNSPLIT: splits.get("train") or next(iter(loaded.values()))}
+        splits = {UNSPLIT: splits["train"] if splits else next(iter(loaded.values()))}
     return Source({name: undecoded(split) for name, split in splits.items()}, data)
 
 

@@ -12,9 +12,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 import numpy as np
 import scipy.stats
+from scipy.special import expit, logit
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+NORMAL_REACH = float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2))
+"""Standard errors to either side of the middle of a normal interval."""
+
 _CHUNK = 2_000_000  # weights held at once
 # Of more rows, groups of rows are left out together: the error of the acceleration, sqrt(15 / 500**2) / 6, is nothing.
 _MOST_LEFT_OUT = 500
@@ -54,7 +58,7 @@ def bootstrap_intervals(
         percentile: names for which BCa does not hold (not smooth in the weights).
     """
     names = list(names)
-    strata = np.zeros(len(labels), dtype=np.int64) if strata is None else np.unique(strata, return_inverse=True)[1]
+    strata = _numbered(strata, len(labels))
     generator = np.random.default_rng(seed)
     values = _values(names, labels, outputs, weighted, _resampled(strata, resamples, generator))
     groups, shares = _left_out_groups(strata, generator)
@@ -117,18 +121,22 @@ def logit_interval(value: float, influence: np.ndarray, strata: np.ndarray | Non
     error = standard_error(influence, strata)
     if not 0 < value < 1 or not error > 0:
         return None
-    reach = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) * error / (value * (1 - value))
-    middle = np.log(value / (1 - value))
-    low, high = 1 / (1 + np.exp(-(middle + reach * np.array([-1, 1]))))
-    return float(low), float(high)
+    reach = NORMAL_REACH * error / (value * (1 - value))
+    middle = logit(value)
+    return float(expit(middle - reach)), float(expit(middle + reach))
 
 
 def standard_error(influence: np.ndarray, strata: np.ndarray | None = None) -> float:
     """Return the standard error of a value from the influence of each row, (rows,), strata as fixed as they are."""
-    strata = np.zeros(len(influence), dtype=np.int64) if strata is None else np.unique(strata, return_inverse=True)[1]
+    strata = _numbered(strata, len(influence))
     sizes = np.bincount(strata)
     centred = influence - (np.bincount(strata, weights=influence) / sizes)[strata]
     return float(np.sqrt(np.sum(centred**2 * (sizes / np.maximum(sizes - 1, 1))[strata])))
+
+
+def _numbered(strata: np.ndarray | None, rows: int) -> np.ndarray:
+    """Return (rows,) strata numbered from 0; one alone for ``None``."""
+    return np.zeros(rows, dtype=np.int64) if strata is None else np.unique(strata, return_inverse=True)[1]
 
 
 def _values(

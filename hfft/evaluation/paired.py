@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from hfft.evaluation.intervals import CONFIDENCE, Interval, WeightedMetric, bootstrap_intervals, standard_error
+from hfft.evaluation.intervals import NORMAL_REACH, Interval, WeightedMetric, bootstrap_intervals, standard_error
 from hfft.evaluation.metric_set import MetricSet
 
 
@@ -64,7 +64,7 @@ def _intervals(first: Judged, second: Judged, seed: int) -> dict[str, Interval]:
         (value, influence), (other, other_influence) = (
             judged.metrics.influences[name](judged.labels, judged.outputs) for judged in (first, second)
         )
-        reach = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) * standard_error(other_influence - influence, strata)
+        reach = NORMAL_REACH * standard_error(other_influence - influence, strata)
         if reach > 0:
             found[name] = (other - value - reach, other - value + reach)
     differences = {name: _difference(name, first, second) for name in metrics.weighted if name in metrics.functions}

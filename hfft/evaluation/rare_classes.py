@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from scipy.special import expit, logit
 
-from hfft.evaluation.intervals import Interval
+from hfft.evaluation.intervals import NORMAL_REACH, Interval
 
 FEW_ROWS = 5
 _RESAMPLES = 1000
@@ -51,8 +52,8 @@ def shrunken_intervals(
         expected = function(np.diagonal(rates) * rows, rows, rows @ rates)
         values = _logit(function(hits, np.broadcast_to(rows, hits.shape), predictions))
         middle = _logit(observed) - (values.mean() - _logit(expected))  # macro F1 of few rows is biased downwards
-        low, high = 1 / (1 + np.exp(-(middle + 1.96 * values.std() * np.array([-1, 1]))))
-        intervals[name] = (float(low), float(high))
+        reach = NORMAL_REACH * values.std()
+        intervals[name] = (float(expit(middle - reach)), float(expit(middle + reach)))
     return intervals
 
 
@@ -68,5 +69,4 @@ def _common_rates(confusion: np.ndarray) -> np.ndarray:
 
 
 def _logit(values: np.ndarray) -> np.ndarray:
-    inside = np.clip(values, 1e-4, 1 - 1e-4)
-    return np.log(inside / (1 - inside))
+    return logit(np.clip(values, 1e-4, 1 - 1e-4))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -16,15 +15,16 @@ from hfft.evaluation.multi_label import UNTUNED, best_thresholds, multi_label_me
 from hfft.evaluation.per_class import per_class_table
 from hfft.targets.cells import LabelColumn, class_indices, class_list, is_missing
 from hfft.targets.class_lists import class_lists, item_feature
+from hfft.targets.classes import ClassTarget
 from hfft.targets.stratification import draw_iteratively
-from hfft.targets.target import THRESHOLDS, Predict, Target
+from hfft.targets.target import THRESHOLDS, Predict
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
-class MultiLabel(Target):
+class MultiLabel(ClassTarget):
     """Several classes or none. Labels in array form are (rows, classes) bool, outputs (rows, classes) probabilities.
 
     In column form a label is the sorted list of its class indices.
@@ -42,8 +42,6 @@ class MultiLabel(Target):
     problem_type: ClassVar[str] = "multi_label_classification"
     baseline_name: ClassVar[str] = "constant answer"
     baseline_sentence: ClassVar[str] = "the best answer that is the same for every example"
-    data_heading: ClassVar[str] = "class"  # type: ignore[misc]
-    fewest_rows: ClassVar[int] = 4  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         if not self.thresholds:
@@ -131,10 +129,6 @@ class MultiLabel(Target):
         """Spread every class alike, as far as rows that hold several allow."""
         return draw_iteratively(labels, share, seed)
 
-    def lost(self, labels: np.ndarray) -> list[str]:
-        """Return the classes without an example."""
-        return [self.output_names[index] for index in np.flatnonzero(~labels.any(axis=0))]
-
     def counts(self, labels: np.ndarray) -> dict[str, float]:
         """Return class -> number of examples that have it; an example counts for each of its classes."""
         return dict(zip(self.output_names, labels.sum(axis=0).tolist(), strict=True))
@@ -210,21 +204,9 @@ class MultiLabel(Target):
         """Return the names of each row's classes."""
         return [[self.output_names[index] for index in np.flatnonzero(row)] for row in labels]
 
-    def prediction_columns(self, outputs: np.ndarray) -> dict[str, Any]:
-        """Return ``predicted``, a list, and ``probability_<class>``."""
-        columns: dict[str, Any] = {"predicted": self.label_values(self.decide(outputs))}
-        for index, name in enumerate(self.output_names):
-            columns[f"probability_{name}"] = outputs[:, index].astype(np.float64)
-        return columns
-
     def read_labels(self, values: list[Any]) -> np.ndarray:
         """Return (rows, classes) bool of lists of names."""
-        places = {name: index for index, name in enumerate(self.output_names)}
-        return self.array([[places[name] for name in names] for names in values])
-
-    def read_outputs(self, columns: Mapping[str, Any]) -> np.ndarray:
-        """Return probabilities (rows, classes) from ``probability_<class>``."""
-        return np.stack([np.asarray(columns[f"probability_{name}"]) for name in self.output_names], axis=1)
+        return self.array([self.indices_of(names) for names in values])
 
     def usage(self, call: str) -> str:
         """Ask for every class, and keep those that reach their thresholds."""

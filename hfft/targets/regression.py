@@ -12,7 +12,8 @@ import numpy as np
 from hfft.errors import UserError
 from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.regression import REGRESSION_METRICS
-from hfft.targets.cells import LabelColumn, as_number, is_missing, numbers_of
+from hfft.targets.cells import LabelColumn, is_missing
+from hfft.targets.numbers import as_number, numbers_of
 from hfft.targets.target import MEAN, SCALE, Predict, Target
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ class Regression(Target):
     head_solver: ClassVar[str] = "ridge"
     baseline_name: ClassVar[str] = "training mean"
     baseline_sentence: ClassVar[str] = "always answering with the mean of the training examples"
-    fewest_rows: ClassVar[int] = 4  # type: ignore[misc]
 
     @classmethod
     def fits(cls, column: LabelColumn, delimiter: str | None) -> bool:
@@ -193,7 +193,7 @@ class Regression(Target):
         return outputs
 
     @property
-    def data_heading(self) -> str:  # type: ignore[override]
+    def data_heading(self) -> str:
         """The column."""
         return self.output_names[0]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -17,14 +16,14 @@ from hfft.evaluation.metrics import softmax
 from hfft.evaluation.per_class import confusion_matrix, per_class_table
 from hfft.evaluation.single_label import single_label_metrics
 from hfft.targets.cells import LabelColumn, class_indices, class_list, class_texts, is_missing
-from hfft.targets.target import Target
+from hfft.targets.classes import ClassTarget
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
-class SingleLabel(Target):
+class SingleLabel(ClassTarget):
     """One of several classes. Labels are class indices, (rows,); outputs are probabilities, (rows, classes)."""
 
     output_names: list[str]
@@ -32,7 +31,6 @@ class SingleLabel(Target):
     problem_type: ClassVar[str] = "single_label_classification"
     baseline_name: ClassVar[str] = "majority class"
     baseline_sentence: ClassVar[str] = "always answering with the most frequent class"
-    data_heading: ClassVar[str] = "class"  # type: ignore[misc]
 
     @classmethod
     def fits(cls, column: LabelColumn, delimiter: str | None) -> bool:
@@ -90,17 +88,13 @@ class SingleLabel(Target):
         return self.output_names[label]
 
     @property
-    def fewest_rows(self) -> int:  # type: ignore[override]
+    def fewest_rows(self) -> int:
         """Two of each class."""
         return 2 * len(self.output_names)
 
     def strata(self, labels: np.ndarray) -> np.ndarray:
         """Return the classes."""
         return labels
-
-    def lost(self, labels: np.ndarray) -> list[str]:
-        """Return the classes without an example."""
-        return [name for name, count in self.counts(labels).items() if not count]
 
     def counts(self, labels: np.ndarray) -> dict[str, float]:
         """Return class -> number of examples."""
@@ -161,21 +155,9 @@ class SingleLabel(Target):
         """Return the names."""
         return [self.output_names[index] for index in labels]
 
-    def prediction_columns(self, outputs: np.ndarray) -> dict[str, Any]:
-        """Return ``predicted`` and ``probability_<class>``."""
-        columns: dict[str, Any] = {"predicted": self.label_values(self.decide(outputs))}
-        for index, name in enumerate(self.output_names):
-            columns[f"probability_{name}"] = outputs[:, index].astype(np.float64)
-        return columns
-
     def read_labels(self, values: list[Any]) -> np.ndarray:
         """Return the indices of the names."""
-        places = {name: index for index, name in enumerate(self.output_names)}
-        return np.array([places[value] for value in values], dtype=np.int64)
-
-    def read_outputs(self, columns: Mapping[str, Any]) -> np.ndarray:
-        """Return probabilities (rows, classes) from ``probability_<class>``."""
-        return np.stack([np.asarray(columns[f"probability_{name}"]) for name in self.output_names], axis=1)
+        return np.array(self.indices_of(values), dtype=np.int64)
 
 
 def _cells(column: LabelColumn) -> tuple[np.ndarray, list[Any]]:

@@ -77,7 +77,7 @@ def draw_iteratively(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
     Iterative stratification (Sechidis et al. 2011, "On the stratification of multi-label data"): the class with the
     fewest rows left is divided first, each of its rows going where most of that class is still wanted. Each class keeps
-    at least one row behind.
+    at least one row behind, unless no row can be drawn that way.
 
     Args:
         labels: (rows, classes) bool.
@@ -105,6 +105,6 @@ def draw_iteratively(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
             wanted[side[row], has] -= 1
             room[side[row]] -= 1
             kept[has] += not drawn
-    if not side.any():
-        side[order[np.argmax((kept[None, :] > counted[order]).all(axis=1))]] = 1
+    if not side.any():  # the first row of which every class has another, if there is one
+        side[order[np.argmax((~labels | (kept[:-1] > 1))[order].all(axis=1))]] = 1
     return np.flatnonzero(side == 1)

@@ -111,8 +111,10 @@ class Target(ABC):
 
     # splits
 
-    fewest_rows: int
-    """Rows below which no split can be drawn."""
+    @property
+    def fewest_rows(self) -> int:
+        """Rows below which no split can be drawn."""
+        return 4
 
     @abstractmethod
     def strata(self, labels: np.ndarray) -> np.ndarray:
@@ -240,8 +242,10 @@ class Target(ABC):
     def answer(self, output: np.ndarray) -> str:
         """Return what the outputs of one example say, in words."""
 
-    data_heading: str
-    """Heading of the rows of :meth:`counts`."""
+    @property
+    @abstractmethod
+    def data_heading(self) -> str:
+        """Heading of the rows of :meth:`counts`."""
 
     @abstractmethod
     def describe(self) -> str:

@@ -26,8 +26,6 @@ LONGEST_STRIP = 50
 _FEWEST_PIXELS = 8
 _MOST_STRETCHED = 10
 _ANIMATED = ("GIF", "WEBP", "PNG", "TIFF")
-
-
 _FIDELITY = 2  # a JPEG is decoded at a half, a quarter or an eighth if that is still twice the size that is wanted
 
 
@@ -82,7 +80,7 @@ def _try_decode(image: Any, shorter_side: int | None = None) -> tuple[str | None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata: what matters is whether pixels come out
-            opened = image if isinstance(image, Image.Image) else Image.open(_stream(image))
+            opened = open_image(image)
             width, height = opened.size
             if width * height > MAX_PIXELS:
                 return f"it has {width} x {height} pixels, more than {MAX_PIXELS:,}", None
@@ -103,10 +101,20 @@ def open_image(image: Any) -> Image.Image:
     return image if isinstance(image, Image.Image) else Image.open(_stream(image))
 
 
-def _stream(image: Any) -> Any:
+def stored_picture(image: Any) -> bytes | Path:
+    """Return the content of a stored picture, or the path of its file."""
     if isinstance(image, dict):
         image = image["bytes"] if image.get("bytes") is not None else image["path"]
-    return io.BytesIO(image) if isinstance(image, bytes) else Path(image)
+    return image if isinstance(image, bytes) else Path(image)
+
+
+def _stream(image: Any) -> io.BytesIO | Path:
+    stored = stored_picture(image)
+    if isinstance(stored, bytes):
+        return io.BytesIO(stored)
+    if stored.is_char_device() or stored.is_fifo():  # reading one may never end
+        raise ValueError("a device or a pipe is no file")
+    return stored
 
 
 def _without_ends(image: Image.Image) -> Image.Image:

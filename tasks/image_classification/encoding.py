@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from hfft.task import Example, Prepared, StagedEncoder
 
-from .decoding import decode_image
+from .decoding import decode_image, stored_picture
 from .preprocessing import (
     Cutter,
     View,
@@ -41,10 +40,8 @@ class PictureEncoder(StagedEncoder):
 
     def content(self, example: Example) -> bytes:
         """The bytes of the file."""
-        image = example["image"]
-        if isinstance(image, dict):
-            image = image["bytes"] if image.get("bytes") is not None else image["path"]
-        return image if isinstance(image, bytes) else Path(image).read_bytes()
+        stored = stored_picture(example["image"])
+        return stored if isinstance(stored, bytes) else stored.read_bytes()
 
     def prepare(self, batch: dict[str, list[Any]]) -> list[Prepared]:
         """Decode and cut; in threads, because decoding leaves Python's lock."""

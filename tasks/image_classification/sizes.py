@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfft.findings import NOTE, WARNING, Finding, Offender, reference_text
+from hfft.findings import MOST_OFFENDERS, NOTE, WARNING, Finding, Offender, reference_text
 from hfft.paths import model_settings
 from hfft.storage.arrays import sampled
 
@@ -46,7 +46,7 @@ def find_far_sizes(arguments: ModelArguments, splits: Mapping[str, Dataset]) -> 
                 )
                 offenders = tuple(
                     Offender(reference_text(sample[int(row)]["reference"]), f"{sides[row]} pixels")
-                    for row in found[:20]
+                    for row in found[:MOST_OFFENDERS]
                 )
                 findings.append(Finding("image size", WARNING, message, name, len(found), offenders))
     return findings

@@ -31,12 +31,12 @@ def inspect_texts(example: Example) -> Inspection:
 
 
 def plain_text(text: str) -> str:
-    """Return a text without case, punctuation, invisible characters and double blanks.
+    """Return a text without case, punctuation, invisible characters and double blanks, accents in one way of writing.
 
     Punctuation before a digit stays (``-5``, ``1.5``), symbols stay (``C++``, emoji), and a text of nothing else stays
     as it is.
     """
-    folded = _INVISIBLE.sub("", text.casefold())
+    folded = _INVISIBLE.sub("", unicodedata.normalize("NFC", text.casefold()))
     words = _punctuation().sub(" ", folded).split()
     return " ".join(words or folded.split())
 

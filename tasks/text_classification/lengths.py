@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfft.findings import NOTE, WARNING, Finding, Offender, reference_text
+from hfft.findings import MOST_OFFENDERS, NOTE, WARNING, Finding, Offender, reference_text
 from hfft.paths import model_file, model_settings
 from hfft.storage.arrays import sampled
 
@@ -21,6 +21,14 @@ LONGEST_BY_DEFAULT = 512
 
 _SAMPLE = 5000  # texts of a split
 _LONGEST = 100_000  # letters that are tokenized of one text
+
+# They count positions from the padding index on.
+_POSITIONS_BEHIND_PADDING = frozenset(
+    {
+        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "xmod"),
+        *("esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet"),
+    }
+)
 
 Counter = Callable[[list[str], list[str] | None], list[int]]
 
@@ -46,7 +54,7 @@ def find_cut_texts(arguments: ModelArguments, splits: Mapping[str, Dataset], pro
                 f"{len(cut)} of {seen} ({len(cut) / len(sample):.1%}) are longer than the {longest} tokens that the "
                 f"model reads here and are cut; the longest has {lengths.max():,}. See --max_length."
             )
-            references = [reference_text(sample[int(row)]["reference"]) for row in cut[:20]]
+            references = [reference_text(sample[int(row)]["reference"]) for row in cut[:MOST_OFFENDERS]]
             offenders = [Offender(ref, f"{lengths[row]} tokens") for ref, row in zip(references, cut, strict=False)]
             findings.append(Finding("text length", WARNING, message, name, len(cut), tuple(offenders)))
     return findings
@@ -74,12 +82,28 @@ def _from_files(arguments: ModelArguments) -> tuple[Counter | None, int]:
         batch = texts if pairs is None else list(zip(texts, pairs, strict=True))
         return [len(encoding.ids) for encoding in tokenizer.encode_batch(batch)]
 
-    limits = [arguments.max_length] if arguments.max_length else [LONGEST_BY_DEFAULT]
-    for name, key in (("tokenizer_config.json", "model_max_length"), ("config.json", "max_position_embeddings")):
-        settings = model_settings(arguments, name)
-        limit = settings.get(key)
-        # RoBERTa and its kin count positions from the padding index on
-        offset = (settings.get("pad_token_id") or 0) + 1 if "roberta" in str(settings.get("model_type")) else 0
-        if isinstance(limit, int | float) and limit > offset:
-            limits.append(int(min(limit - offset, 1e9)))
-    return count, arguments.max_length or min(limits)
+    return count, arguments.max_length or _longest_by_files(arguments)
+
+
+def _longest_by_files(arguments: ModelArguments) -> int:
+    config = model_settings(arguments, "config.json")
+    asked = ("model_type", "max_position_embeddings", "pad_token_id")
+    readable = readable_tokens(*(config.get(name) for name in asked))
+    told = model_settings(arguments, "tokenizer_config.json").get("model_max_length")
+    limits = [limit for limit in (told, readable) if isinstance(limit, int | float) and limit > 0]
+    return int(min(LONGEST_BY_DEFAULT, *limits)) if limits else LONGEST_BY_DEFAULT
+
+
+def readable_tokens(model_type: Any, positions: Any, padding: Any) -> int | None:
+    """Return how many tokens a model has positions for, or ``None`` where it does not say.
+
+    Args:
+        model_type: of the configuration.
+        positions: its ``max_position_embeddings``.
+        padding: its ``pad_token_id``.
+    """
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    if model_type not in _POSITIONS_BEHIND_PADDING:
+        return positions
+    return positions - 1 - (padding if isinstance(padding, int) else 1)

@@ -10,7 +10,7 @@ from hfft.loading import build_without_weights, load_classifier, reading
 from hfft.task import Collator, Encoder, Example, InputColumn, Inspection, Task
 
 from .inspection import inspect_texts
-from .lengths import LONGEST_BY_DEFAULT, find_cut_texts
+from .lengths import LONGEST_BY_DEFAULT, find_cut_texts, readable_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -137,10 +137,7 @@ class TextClassification(Task):
 
 def _max_length(wanted: int | None, tokenizer: Any, config: PretrainedConfig) -> int:
     """Return the number of tokens to keep; raises :class:`UserError` where the model cannot read that many."""
-    positions = getattr(config, "max_position_embeddings", None)
-    # RoBERTa and its kin count positions from the padding index on
-    offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type or config.model_type == "camembert" else 0
-    readable = positions - offset if isinstance(positions, int) and positions > 0 else None
+    readable = readable_tokens(config.model_type, getattr(config, "max_position_embeddings", None), config.pad_token_id)
     if wanted is None:
         return min(limit for limit in (tokenizer.model_max_length, readable, LONGEST_BY_DEFAULT) if limit)
     if readable is not None and wanted > readable:

@@ -32,6 +32,7 @@ def inspected(texts: list[str]) -> Inspected:
         ("\ufeffzero\u200b width", "zero width"),
         ("(see above)", "see above"),
         ("stra\u00dfe", "STRASSE"),
+        ("caf\u00e9", "cafe\u0301"),
     ],
 )
 def test_texts_that_are_the_same_but_for_case_blanks_and_punctuation(one: str, other: str):

@@ -73,6 +73,25 @@ TABLES: dict[str, tuple[str, bytes, str]] = {
         json.dumps([{"text": f"a {i}", "label": "xy"[i % 2]} for i in range(16)]).encode(),
         "",
     ),
+    "JSON without end": ("t.jsonl", b'{"text": "a", "label": "x"}\n' + b"[" * 200_000, "line 2 is no JSON"),
+    "nothing but null": ("t.jsonl", b"null", "line 1 is null"),
+    "null behind a byte-order mark": ("t.json", b"\xef\xbb\xbf\n null\n", "line 2 is null"),
+    "a row of null": (
+        "t.jsonl",
+        b'{"text": "a", "label": "x"}\n\n null\n{"text": "b", "label": "y"}\n',
+        "line 3 is null",
+    ),
+    "an item of null": ("t.json", b'[{"text": "a,null", "label": null}, null]', "item 2 is null"),
+    "cells of null": (
+        "t.json",
+        b'[{"text": "a", "label": "x", "more": [1, null]}, {"text": "b", "label": "y", "more": [null]}]',
+        "too few",
+    ),
+    "one object over many lines": (
+        "t.json",
+        b'{"text": ["a", "b"],\n"label": ["x", "y"],\n"more": [1,\nnull\n]}',
+        "no text column",
+    ),
     "a JSON number": ("t.jsonl", b"1\n2\n", "cannot be read"),
     "mixed JSON": ("t.jsonl", b'{"text": "a", "label": "x"}\n[1, 2]\n', "cannot be read"),
     "no Parquet": ("t.parquet", b"PAR1 it is not PAR1", "cannot be read"),
@@ -295,7 +314,7 @@ def test_bytes_of_pictures_with_holes():
 
 
 @pytest.mark.parametrize(
-    "cell", ["gone.png", "a\0b.png", "x" * 5000 + ".png", "/", "", "..", "https://example.org/1.png"]
+    "cell", ["gone.png", "a\0b.png", "x" * 5000 + ".png", "/", "", "..", "https://example.org/1.png", "/dev/zero"]
 )
 def test_paths_that_lead_nowhere_are_named_by_row(pictures: Path, cell: str):
     rows = [(f"pictures/{('ant', 'bee')[i % 2]}/{i}.png", ("ant", "bee")[i % 2]) for i in range(20)]

@@ -164,6 +164,10 @@ def test_what_was_drawn_is_noted():
             r"has 3 training examples for 2 classes, too few to hold back a test split",
         ),
         (
+            {"train": table([["a"], ["b"], ["c"], ["d"]])},
+            r"--data: drawn by example, the test split of .* takes every example of \w\. Give the splits yourself",
+        ),
+        (
             {"train": table(["a", "b", "a"]), "test": table(["a"])},
             r"too few to hold back a validation split\. Give a validation split, or set validation_size to 0\.",
         ),

@@ -410,9 +410,14 @@ def test_pandas_tables_are_read(tmp_path: Path):
     assert list(source.splits["all"]["label"]) == [1, 0]
     both = read_source({"train": frame, "test": frame.iloc[:1]}, ())
     assert {name: len(split) for name, split in both.splits.items()} == {"train": 2, "test": 1}
-    twice = pandas.DataFrame([["a", "b"]], columns=["text", "text"])
-    with pytest.raises(UserError, match="two columns 'text'"):
-        read_source(twice, ())
+
+
+@pytest.mark.parametrize("columns", [["1", "text", "text"], ["text", "1", 1]])
+def test_a_pandas_table_with_two_columns_of_one_name_is_refused(columns: list[object]):
+    import pandas
+
+    with pytest.raises(UserError, match=f"two columns '{columns[-1]}'"):
+        read_source(pandas.DataFrame([["a", "b", "c"]], columns=columns), ())
 
 
 def test_a_pattern_names_several_tables(tmp_path: Path):
@@ -457,6 +462,8 @@ def hub(monkeypatch):
             raise ValueError("Config name is missing. Please pick one among the available configs: ['a', 'b']")
         if repo == "me/alone":
             return datasets.DatasetDict(train=rows)
+        if repo == "me/empty":
+            return datasets.DatasetDict(train=rows.select([]), unsupervised=rows)
         return datasets.DatasetDict(train=rows, test=rows, unsupervised=rows)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -471,6 +478,11 @@ def test_the_hub_is_asked_for_what_is_no_path(hub, tmp_path: Path, monkeypatch):
     assert hub == [("stanford/imdb", None, None), ("me/alone", None, None), ("me/configs", "a", "v1.0")]
     with pytest.raises(UserError, match=r"Config name is missing.*me/configs:CONFIG"):
         read_source("me/configs", ())
+
+
+def test_an_empty_train_split_of_the_hub_is_not_replaced_by_another_split(hub):
+    with pytest.raises(UserError, match="'me/empty' has no rows"):
+        read_source("me/empty", ())
 
 
 @pytest.mark.parametrize("data", ["photos/tran", "./photos", "photos", "/photos/x", "../a/b"])

@@ -128,3 +128,18 @@ def test_iterative_stratification_leaves_an_example_of_every_class_behind(share:
     drawn = draw_iteratively(labels, share, 0)
     assert len(drawn) > 0
     assert np.delete(labels, drawn, axis=0).any(axis=0).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows"),
+    [
+        ([[1, 0]] * 4 + [[0, 1]], {0, 1, 2, 3}),
+        ([[1, 0]] * 2 + [[0, 1]] + [[1, 1]] * 2, {0, 1, 2, 3, 4}),
+        ([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], {3}),
+    ],
+)
+def test_of_few_rows_one_is_drawn_whose_classes_others_have(labels: list[list[int]], rows: set[int]):
+    """A tenth of five rows, which rounds to none."""
+    drawn = [draw_iteratively(np.array(labels, dtype=bool), 0.1, seed).tolist() for seed in range(30)]
+    assert {len(each) for each in drawn} == {1}
+    assert {row for (row,) in drawn} == rows

@@ -395,6 +395,11 @@ def test_no_picture_at_all(image: Any):
     assert inspect_image(image).problem == "there is no picture"
 
 
+def test_a_device_is_not_read():
+    with pytest.raises(UserError, match=r"'/dev/null': .*a device or a pipe is no file"):
+        decode_image("/dev/null")
+
+
 def test_a_folder_is_no_picture(tmp_path: Path):
     assert "cannot be read as a picture" in (inspect_image(tmp_path).problem or "")
 

@@ -4,11 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from hfft.tasks import TextClassification
-from transformers import AutoConfig, AutoTokenizer
+from hfft.tasks.text_classification.lengths import readable_tokens
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hfft import ModelArguments, UserError
 from hfft.targets import SingleLabel
+from tests.coverage.zoo import tiny_config
 
 
 def load(model: Path, **options) -> tuple:
@@ -38,6 +41,17 @@ def test_batches_are_padded_to_their_own_longest(tiny_bert: Path):
 def test_more_tokens_than_the_model_reads_are_refused(tiny_bert: Path):
     with pytest.raises(UserError, match="reads at most 48 tokens, got 49"):
         load(tiny_bert, max_length=49)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "camembert", "data2vec-text", "longformer", "mpnet", "roberta"])
+def test_the_most_tokens_that_are_kept_are_the_most_that_the_model_reads(model_type: str):
+    config = tiny_config(model_type)
+    config.pad_token_id = 1
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    longest = readable_tokens(model_type, config.max_position_embeddings, config.pad_token_id)
+    assert model(torch.full((1, longest), 7)).logits.shape == (1, 3)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, longest + 1), 7))
 
 
 def test_a_model_without_a_tokenizer_is_an_error(tiny_bert: Path, tmp_path: Path):
