@@ -34,8 +34,12 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
-# The types of other libraries have no page here, and no network is asked for theirs.
+# hfft's inner parts and the types of other libraries have no page here, and no network is asked for theirs.
 nitpick_ignore_regex = [
+    (
+        r"py:.*",
+        r"hfft\.(evaluation|evidence|features|findings|optim|record|report|running|searching|storage|targets)\..*|Predict",
+    ),
     (r"py:.*", r"(torch|transformers|datasets|numpy|np|nn|optuna|rich|collections|pathlib|typing|abc|types)\..*"),
     (r"py:.*", r"(Any|Path|Dataset|DatasetDict|PreTrainedModel|PretrainedConfig|optional|Console|Tensor|ClassVar)"),
     (r"py:.*", r"(int|float|str|bool|bytes|dict|list|tuple|set|frozenset|type|object|None|ValueError)"),

@@ -1,12 +1,29 @@
-"""Warns of public names and commands that the reference leaves out; with -W that ends the build."""
+"""Links names to where they are described, and warns of public ones that the reference leaves out (-W ends the build)."""
 
 from __future__ import annotations
 
+from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
+from sphinx.util.nodes import make_refnode
 
 logger = logging.getLogger(__name__)
+
+
+def link_by_last_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element
+) -> nodes.reference | None:
+    """Resolve a name that is described under another module, as hfft.crossval.result.X is as hfft.X."""
+    if node.get("refdomain") != "py":
+        return None
+    last = node["reftarget"].rpartition(".")[2]
+    found = [entry for entry in env.get_domain("py").get_objects() if entry[0].rpartition(".")[2] == last]
+    if len(found) != 1:
+        return None
+    name, _, _, page, anchor, _ = found[0]
+    return make_refnode(app.builder, node["refdoc"], page, anchor, content, name)
 
 
 def require_public_names(app: Sphinx, env: BuildEnvironment) -> None:
@@ -18,7 +35,7 @@ def require_public_names(app: Sphinx, env: BuildEnvironment) -> None:
     for name in hfft.__all__:
         if f"hfft.{name}" not in described and name != "__version__":
             logger.warning("hfft.%s has no place in the reference", name)
-    commands = env.get_doctree("reference/commands").astext()
+    commands = {section.astext().partition("\n")[0] for section in env.get_doctree("reference/commands").findall(nodes.section)}
     for command in COMMANDS:
         if f"hfft {command}" not in commands:
             logger.warning("hfft %s has no place in the reference", command)
@@ -27,4 +44,5 @@ def require_public_names(app: Sphinx, env: BuildEnvironment) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Look once everything has been read."""
     app.connect("env-check-consistency", require_public_names)
+    app.connect("missing-reference", link_by_last_name)
     return {"parallel_read_safe": True}
