@@ -7,7 +7,7 @@ The blocks of a document share a folder and a Python namespace, both of their ow
 - ``bash``: each line runs for itself, `hfft` commands in this process, everything else in a shell.
 - ``python``: runs in the namespace of the document.
 - ``yaml``, ``toml``: a first line ``# NAME`` writes the block to that file; it must be valid.
-- ``text``, ``console``: output, for people alone.
+- ``text``: output, for people alone.
 
 An HTML comment before a block says what no reader should see: ``<!-- skip: next "reason" -->``, or a block
 ``<!-- invisible-code-block: python ... -->`` that prepares or asserts something.
@@ -19,6 +19,7 @@ import os
 import shlex
 import subprocess
 import tomllib
+import traceback
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,13 +89,16 @@ def exit_code(arguments: list[str]) -> int:
         return int(end.code or 0)
 
 
-def run_python(example: Example) -> None:
-    """Run a block of Python."""
+def run_python(example: Example) -> str | None:
+    """Run a block of Python; return the traceback where it raises."""
     from hfft import training_arguments
 
     with workplace.hub() if "hfft.push(" in example.parsed else nullcontext(), pytest.MonkeyPatch.context() as patches:
         patches.setattr(training_arguments, "MOST_EPOCHS", FEW_EPOCHS)
-        PythonEvaluator()(example)
+        try:
+            return PythonEvaluator()(example)
+        except Exception:
+            return traceback.format_exc()
 
 
 def write_yaml(example: Example) -> None:
@@ -119,7 +123,6 @@ def write_named(example: Example) -> None:
 
 
 LANGUAGES = {"bash": run_commands, "python": run_python, "yaml": write_yaml, "toml": write_toml}
-SHOWN_ALONE = ("text", "console")
 
 pytest_collect_file = Sybil(
     parsers=[*(CodeBlockParser(language, run) for language, run in LANGUAGES.items()), SkipParser()],

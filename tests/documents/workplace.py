@@ -55,6 +55,7 @@ def _template() -> Path:
     root = Path(tempfile.mkdtemp(dir=_SCRATCH.name))
     _write_pictures(root)
     _write_texts(root)
+    _write_sounds(root)
     (root / "run.yaml").write_text(RUN)
     return root
 
@@ -72,12 +73,15 @@ def _write_pictures(root: Path) -> None:
 
 def _write_texts(root: Path) -> None:
     """Texts with classes in texts.csv and texts/, without in texts.txt, and the other kinds of labels and columns."""
-    rows = make_sentences(60, 1)
+    names = ("animal", "colour", "number")
+    # one label in eight is another one, so that no figure is perfect
+    rows = [(text, names[index % 2] if index % 8 == 3 else name) for index, (text, name) in enumerate(make_sentences(60, 1))]
     write_csv(root / "texts.csv", rows)
     write_csv(root / "texts" / "train.csv", rows)
     write_csv(root / "texts" / "test.csv", make_sentences(15, 2))
     (root / "texts.txt").write_text("".join(f"{text}\n" for text, _ in make_sentences(5, 3)))
-    pairs = [(first, second, str(one == other)) for (first, one), (second, other) in zip(rows, rows[1:], strict=False)]
+    others = [rows[(index + 2 + index % 2) % len(rows)] for index in range(len(rows))]
+    pairs = [(first, second, str(one == other)) for (first, one), (second, other) in zip(rows, others, strict=True)]
     write_csv(root / "pairs.csv", pairs, ("premise", "hypothesis", "label"))
     groups = [(text, name, f"author-{index // 3}") for index, (text, name) in enumerate(rows)]
     write_csv(root / "by-author.csv", groups, ("text", "label", "author"))
@@ -89,10 +93,44 @@ def _write_texts(root: Path) -> None:
     (root / "topics.jsonl").write_text("\n".join(lines) + "\n")
 
 
+def _write_sounds(root: Path) -> None:
+    """Noisy tones of half a second, in clips/high and clips/low."""
+    from scipy.io import wavfile
+
+    generator, times = np.random.default_rng(0), np.arange(8000) / 16_000
+    for name, pitch in (("high", 2000), ("low", 200)):
+        (root / "clips" / name).mkdir(parents=True)
+        for index in range(10):
+            tone = np.sin(2 * np.pi * pitch * times) + generator.normal(0, 0.3, 8000)
+            wavfile.write(root / "clips" / name / f"{index}.wav", 16_000, (tone * 8000).astype(np.int16))
+
+
 def _fill_hub_cache() -> None:
     """Put tiny models with random weights where the Hub's cache keeps those of well-known names."""
-    save_tiny_bert(_snapshot("google-bert/bert-base-uncased"))
+    _save_tiny_wav2vec2(_snapshot("facebook/wav2vec2-base"))
+    save_tiny_bert(_snapshot("google-bert/bert-base-uncased"), hidden_size=64, intermediate_size=64)  # whole 4-bit blocks
     save_timm_model(_snapshot("timm/resnet18.a1_in1k"), "test_resnet")
+
+
+def _save_tiny_wav2vec2(root: Path) -> None:
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        conv_dim=(16, 16),
+        conv_kernel=(10, 8),
+        conv_stride=(10, 8),
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        classifier_proj_size=32,
+    )
+    Wav2Vec2Model(config).save_pretrained(root)
+    Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(root)
 
 
 def _snapshot(repository: str) -> Path:
