@@ -2,7 +2,7 @@
 
 - ``hfft-command NAME``: the flags of a command with help and default; those of `hfft train` that another command shares
   are named alone.
-- ``hfft-arguments DATACLASS [more]``: the fields of an argument dataclass; ``more`` of those that are transformers' own.
+- ``hfft-arguments DATACLASS [more]``: fields of an argument dataclass; ``more`` of those that are transformers' own.
 - ``hfft-strategies``: every strategy with its summary.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 from unittest import mock
@@ -18,8 +19,6 @@ from unittest import mock
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-
-HIDDEN = (argparse.SUPPRESS, None)
 
 
 class _FoundError(Exception):
@@ -76,7 +75,8 @@ class CommandDirective(SphinxDirective):
         """Return a sentence, the usage and the flags."""
         command = self.arguments[0]
         parser = parser_of(command)
-        usage = " ".join((parser.usage or parser.format_usage().removeprefix("usage: ")).split())
+        words = (parser.usage or parser.format_usage().removeprefix("usage: ")).split()
+        usage = "\n".join(textwrap.wrap(" ".join(words), 84, subsequent_indent="    ", break_on_hyphens=False))
         shared = shared_fields(command)
         actions = [action for action in parser._actions if action.dest not in {"help", *shared}]
         rows = [self.row(command, action) for action in actions if action.help is not argparse.SUPPRESS]
@@ -126,7 +126,7 @@ class ArgumentsDirective(SphinxDirective):
 
 
 def field_rows(kind: type, of_transformers: bool) -> list[tuple[str, str, str, str]]:
-    """Return the entries of a dataclass: hfft's own fields and defaults, or what it takes from transformers as it is."""
+    """Return the entries of a dataclass: hfft's own fields and defaults, or what is transformers' as it is."""
     from transformers import TrainingArguments
 
     from hfft.training_arguments import REPLACED

@@ -1,4 +1,4 @@
-"""Links names to where they are described, and warns of public ones that the reference leaves out (-W ends the build)."""
+"""Links names to where they are described, and warns of public ones that the reference leaves out (-W: an error)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ def link_by_last_name(
     if node.get("refdomain") != "py":
         return None
     last = node["reftarget"].rpartition(".")[2]
-    found = [entry for entry in env.get_domain("py").get_objects() if entry[0].rpartition(".")[2] == last]
+    found = {
+        (page, anchor)
+        for name, _, _, page, anchor, _ in env.get_domain("py").get_objects()
+        if name.rpartition(".")[2] == last
+    }
     if len(found) != 1:
         return None
-    name, _, _, page, anchor, _ = found[0]
-    return make_refnode(app.builder, node["refdoc"], page, anchor, content, name)
+    ((page, anchor),) = found
+    return make_refnode(app.builder, node["refdoc"], page, anchor, content)
 
 
 def require_public_names(app: Sphinx, env: BuildEnvironment) -> None:
@@ -35,9 +39,9 @@ def require_public_names(app: Sphinx, env: BuildEnvironment) -> None:
     for name in hfft.__all__:
         if f"hfft.{name}" not in described and name != "__version__":
             logger.warning("hfft.%s has no place in the reference", name)
-    commands = {section.astext().partition("\n")[0] for section in env.get_doctree("reference/commands").findall(nodes.section)}
+    titles = {title.astext() for title in env.get_doctree("reference/commands").findall(nodes.title)}
     for command in COMMANDS:
-        if f"hfft {command}" not in commands:
+        if f"hfft {command}" not in titles:
             logger.warning("hfft %s has no place in the reference", command)
 
 

@@ -53,7 +53,7 @@ def _file_digest(cell: Any) -> bytes:
 
 
 def _code(task: Task) -> Iterator[bytes]:
-    """What an inspection depends on beside the inputs; of code without a file, as in a notebook, something new each time."""
+    """What an inspection depends on beside the inputs; code without a file, as in a notebook, is new each time."""
     yield f"{version('hfft')} {version('pillow')} {np.__version__} {task.name} {type(task).__qualname__}".encode()
     for module in ("hfft.data.inspecting", "hfft.data.shingles"):
         yield Path(str(sys.modules[module].__file__)).read_bytes()

@@ -118,7 +118,8 @@ def write_named(example: Example) -> None:
     """Write a block to the file that its first line names: ``# NAME`` or ``# NAME, more words``."""
     first = str(example.parsed).partition("\n")[0]
     name = first.removeprefix("# ").partition(",")[0]
-    assert first.startswith("# ") and Path(name).suffix, f"a first line '# file.yaml' must name the file, got: {first}"
+    names_file = first.startswith("# ") and Path(name).suffix
+    assert names_file, f"a first line '# file.yaml' must name the file, got: {first}"
     Path(name).write_text(str(example.parsed), "utf-8")
 
 

@@ -30,7 +30,8 @@ def test_each_block_that_is_not_run_says_why():
     for path in DOCUMENTS:
         for arguments in re.findall(r"<!-- skip: (.*) -->", path.read_text("utf-8")):
             reason = re.search(r'"([^"]+)"\)?$', arguments)
-            assert arguments.startswith("next ") and reason, f"{path}: {arguments}"
+            assert arguments.startswith("next "), f"{path}: {arguments}"
+            assert reason, f"{path}: {arguments}"
             reasons.add(reason[1])
     assert reasons <= REASONS, "a new reason not to run a snippet: run it, or add the reason here"
 

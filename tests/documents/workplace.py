@@ -6,6 +6,7 @@ once.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -18,20 +19,20 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-ROOT = Path(__file__).parents[2]
-_SCRATCH = tempfile.TemporaryDirectory(prefix="hfft-documents-")
-
-os.environ["HF_HOME"] = str(Path(_SCRATCH.name, "huggingface"))
-for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN"):
-    os.environ.pop(name, None)
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hfft-documents-")
+os.environ["HF_HUB_CACHE"] = os.environ["HF_HOME"] + "/hub"
+os.environ["HF_DATASETS_CACHE"] = os.environ["HF_HOME"] + "/datasets"
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ["PYTHONPATH"] = f"{Path(__file__).parents[2]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
 
 import numpy as np
 
 from tests.conftest import COLOURS, make_sentences, save_timm_model, save_tiny_bert, write_csv, write_picture
 from tests.hub_server import TOKEN, Hub, serve
 
+ROOT = Path(__file__).parents[2]
+SCRATCH = os.environ["HF_HOME"]
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 RUN = """\
 model: timm/resnet18.a1_in1k
 data: photos/
@@ -43,7 +44,7 @@ use_cpu: true
 
 def make_workplace() -> Path:
     """Return a new folder with everything that a snippet may name."""
-    folder = Path(tempfile.mkdtemp(dir=_SCRATCH.name))
+    folder = Path(tempfile.mkdtemp(dir=SCRATCH))
     shutil.copytree(_template(), folder, dirs_exist_ok=True)
     (folder / "examples").symlink_to(ROOT / "examples")
     return folder
@@ -52,7 +53,7 @@ def make_workplace() -> Path:
 @cache
 def _template() -> Path:
     _fill_hub_cache()
-    root = Path(tempfile.mkdtemp(dir=_SCRATCH.name))
+    root = Path(tempfile.mkdtemp(dir=SCRATCH))
     _write_pictures(root)
     _write_texts(root)
     _write_sounds(root)
@@ -75,7 +76,9 @@ def _write_texts(root: Path) -> None:
     """Texts with classes in texts.csv and texts/, without in texts.txt, and the other kinds of labels and columns."""
     names = ("animal", "colour", "number")
     # one label in eight is another one, so that no figure is perfect
-    rows = [(text, names[index % 2] if index % 8 == 3 else name) for index, (text, name) in enumerate(make_sentences(60, 1))]
+    rows = [
+        (text, names[index % 2] if index % 8 == 3 else name) for index, (text, name) in enumerate(make_sentences(60, 1))
+    ]
     write_csv(root / "texts.csv", rows)
     write_csv(root / "texts" / "train.csv", rows)
     write_csv(root / "texts" / "test.csv", make_sentences(15, 2))
@@ -108,7 +111,9 @@ def _write_sounds(root: Path) -> None:
 def _fill_hub_cache() -> None:
     """Put tiny models with random weights where the Hub's cache keeps those of well-known names."""
     _save_tiny_wav2vec2(_snapshot("facebook/wav2vec2-base"))
-    save_tiny_bert(_snapshot("google-bert/bert-base-uncased"), hidden_size=64, intermediate_size=64)  # whole 4-bit blocks
+    save_tiny_bert(
+        _snapshot("google-bert/bert-base-uncased"), hidden_size=64, intermediate_size=64
+    )  # whole 4-bit blocks
     save_timm_model(_snapshot("timm/resnet18.a1_in1k"), "test_resnet")
 
 
