@@ -55,8 +55,8 @@ def _file_digest(cell: Any) -> bytes:
 def _code(task: Task) -> Iterator[bytes]:
     """What an inspection depends on beside the inputs; code without a file, as in a notebook, is new each time."""
     yield f"{version('hfft')} {version('pillow')} {np.__version__} {task.name} {type(task).__qualname__}".encode()
-    for module in ("hfft.data.inspecting", "hfft.data.shingles"):
-        yield Path(str(sys.modules[module].__file__)).read_bytes()
+    for name in ("inspecting.py", "shingles.py"):
+        yield Path(__file__).with_name(name).read_bytes()
     for kind in takewhile(lambda kind: kind is not Task, type(task).__mro__):
         file = getattr(sys.modules.get(kind.__module__), "__file__", None)
         if file is None:
