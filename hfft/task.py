@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hfft.targets import Target
 
 Example = Mapping[str, Any]
-"""One row: the task's input columns by role, and ``label`` where it is known."""
+"""One row, the task's input columns by role, and ``label`` where it is known."""
 
 Encoder = Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
 """Turns a batch of raw columns (lists of equal length) into model inputs, and ``label`` into ``labels``."""
@@ -123,7 +123,7 @@ class Task(ABC):
     """Lower-case suffixes of the files that a folder of class folders may hold; empty where files are no input."""
 
     problem_types: ClassVar[tuple[str, ...]] = ("single_label_classification",)
-    """What the task can predict of an example, by the names of a transformers configuration: the first where the labels
+    """What the task can predict of an example, by the names of a transformers configuration; the first where the labels
     do not tell; see :mod:`hfft.targets`."""
 
     augmentations: ClassVar[tuple[str, ...]] = ("none",)

@@ -206,6 +206,18 @@ def test_changed_data_is_looked_at_again(tmp_path: Path, looks: list[int], chang
     assert len(looks) == 24
 
 
+def test_another_task_looks_for_itself_and_one_of_a_notebook_each_time(
+    image_folder: Path, tmp_path: Path, looks: list[int]
+):
+    class Own(ImageClassification):
+        pass
+
+    in_notebook = type("InNotebook", (ImageClassification,), {"__module__": "a_module_without_a_file"})
+    for task in (ImageClassification(), Own(), Own(), in_notebook(), in_notebook()):
+        check(str(image_folder), task=task, cache_dir=str(tmp_path))
+    assert len(looks) == 4 * 36
+
+
 # planted leaks
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +54,16 @@ def _file_digest(cell: Any) -> bytes:
 
 
 def _code(task: Task) -> Iterator[bytes]:
-    """What an inspection depends on beside the inputs."""
-    yield f"{version('hfft')} {version('pillow')} {np.__version__} {task.name}".encode()
-    for module in ("hfft.data.inspecting", "hfft.data.shingles", type(task).__module__):
-        file = getattr(sys.modules.get(module), "__file__", None)
-        if file is not None:
-            beside = Path(file).parent.glob("*.py") if module == type(task).__module__ else [Path(file)]
-            yield from (path.read_bytes() for path in sorted(beside))
+    """What an inspection depends on beside the inputs; code without a file, as in a notebook, is new each time."""
+    yield f"{version('hfft')} {version('pillow')} {np.__version__} {task.name} {type(task).__qualname__}".encode()
+    for name in ("inspecting.py", "shingles.py"):
+        yield Path(__file__).with_name(name).read_bytes()
+    for kind in takewhile(lambda kind: kind is not Task, type(task).__mro__):
+        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        if file is None:
+            yield os.urandom(16)
+        else:
+            yield from (path.read_bytes() for path in sorted(Path(file).parent.glob("*.py")))
 
 
 def recall(digest: str, cache_dir: str | None) -> Inspected | None:

@@ -55,7 +55,7 @@ class LayerStack(Sequence[LayerGroup]):
 
     @property
     def head(self) -> LayerGroup:
-        """The last group: the classifier and what stands between it and the trunk."""
+        """The last group, the classifier and what stands between it and the trunk."""
         return self._groups[-1]
 
     @classmethod

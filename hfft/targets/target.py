@@ -47,10 +47,10 @@ class Target(ABC):
     """What the baseline does, as the subject of a sentence."""
 
     head_solver: ClassVar[str] = "logistic"
-    """How a linear head is solved for such labels: a name of :data:`hfft.features.heads.solvers.SOLVERS`."""
+    """How a linear head is solved for such labels, a name of :data:`hfft.features.heads.solvers.SOLVERS`."""
 
     output_names: list[str]
-    """What each logit stands for: the classes, or the one number."""
+    """What each logit stands for, the classes, or the one number."""
 
     # labels
 

@@ -1,0 +1,83 @@
+"""What can be said of the documents without running them; the snippets run by `pytest -p tests.documents.snippets`."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+REASONS = {
+    "CI runs this command by itself",
+    "installs packages",
+    "needs several GPUs",
+    "takes minutes, and data of your own",
+    "needs the extra onnx",
+    "needs the extra quantize",
+    "needs the extra search",
+    "needs the extra track",
+}
+
+
+def test_each_block_that_is_not_run_says_why():
+    reasons = set()
+    for path in DOCUMENTS:
+        for arguments in re.findall(r"<!-- skip: (.*) -->", path.read_text("utf-8")):
+            reason = re.search(r'"([^"]+)"\)?$', arguments)
+            assert arguments.startswith("next "), f"{path}: {arguments}"
+            assert reason, f"{path}: {arguments}"
+            reasons.add(reason[1])
+    assert reasons <= REASONS, "a new reason not to run a snippet: run it, or add the reason here"
+
+
+def test_each_block_has_a_language_that_is_run_or_is_output():
+    known = {"bash", "python", "yaml", "toml", "text"}
+    for path in DOCUMENTS:
+        blocks = re.findall(r"^(`{3,})(.*)\n(?:.*\n)*?\1$", path.read_text("utf-8"), re.MULTILINE)
+        for _, language in blocks:
+            assert language in known or language.startswith("{"), f"{path}: a block of the language '{language}'"
+
+
+def templates() -> Iterator[str]:
+    """Yield every text of the code, with a NUL where a value is put in."""
+    for path in [*(ROOT / "hfft").rglob("*.py"), *(ROOT / "tasks").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_the_messages_that_are_explained_are_those_of_the_code():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    messages = [message for _, message in re.findall(r"^### (`+)(.*)\1$", page, re.MULTILINE)]
+    assert len(messages) >= 25
+    texts = list(templates())
+    patterns = {m: re.compile(".*".join(re.escape(part) for part in m.split("…")), re.DOTALL) for m in messages}
+    unknown = [message for message, found in patterns.items() if not any(found.search(text) for text in texts)]
+    assert not unknown
+
+
+@pytest.mark.parametrize(
+    ("language", "snippet", "told"),
+    [
+        ("bash", "hfft trian --model m", "There is no command 'trian'"),
+        ("bash", "false | cat", "exit code 1"),
+        ("python", "assert 1 == 2", "AssertionError"),
+        ("yaml", "model: m", "must name the file"),
+    ],
+)
+def test_a_broken_snippet_fails(tmp_path: Path, language: str, snippet: str, told: str):
+    document = tmp_path / "broken.md"
+    document.write_text(f"# Broken\n\n```{language}\n{snippet}\n```\n")
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "tests.documents.snippets", str(document)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert told in done.stdout
+    assert "1 failed" in done.stdout
