@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
-import gc
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils.memory import clear_device_cache
 from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.utils import logging
 
 from hfft.data import LabelledData
 from hfft.errors import UserError
@@ -29,6 +24,7 @@ from hfft.running.assembling import make_trainer
 from hfft.running.baselines import head_logits
 from hfft.running.loading_models import load_model
 from hfft.running.preparing import SMALLER_BATCHES, Preparation, prepare
+from hfft.searching.tidying import free_memory, quiet_libraries
 from hfft.settings import split_settings
 from hfft.strategies import load_strategy
 from hfft.task import Task
@@ -105,7 +101,7 @@ def attempt(
         report: is told of every evaluation of a single part, or else of the mean after each.
     """
     try:
-        with _quiet():
+        with quiet_libraries():
             value = _mean(task, parts, settings, objective, report)
         return Outcome(COMPLETE, value) if math.isfinite(value) else Outcome(FAILED, reason=f"the value is {value}.")
     except HopelessError as end:
@@ -115,7 +111,7 @@ def attempt(
     except Exception as error:  # of any library: one combination must not end the search
         return Outcome(FAILED, reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
     finally:
-        _free()
+        free_memory()
 
 
 def _mean(
@@ -126,7 +122,7 @@ def _mean(
     values: list[float] = []
     for part in parts:
         values.append(_measure(task, part, settings, objective, None))
-        _free()
+        free_memory()
         if report(float(np.mean(values)), len(values)) and len(values) < len(parts):
             raise HopelessError(f"after fold {len(values)} of {len(parts)}.")
     return float(np.mean(values))
@@ -217,42 +213,6 @@ class _Watch(TrainerCallback):
         self._count += 1
         if self._report(value, self._count) and state.global_step < state.max_steps:
             raise HopelessError(f"after evaluation {self._count}, in epoch {state.epoch:.3g}.")
-
-
-@contextlib.contextmanager
-def only_trials_freed() -> Iterator[None]:
-    """Look for what can be freed among the objects that are made from now on alone, and not among all libraries' own.
-
-    One look at everything takes most of a second, more than a solved head.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what transformers tells of every model that it loads."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _free() -> None:
-    """Give back what a trial has held: a trainer and its model hold each other, and malloc keeps what it was given."""
-    gc.collect()
-    clear_device_cache()
-    with contextlib.suppress(OSError, AttributeError):  # a system without glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def first_model(task: Task, settings: dict[str, Any], data: LabelledData, console: Console) -> Any:

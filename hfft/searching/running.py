@@ -24,10 +24,11 @@ from hfft.running.opening import open_run
 from hfft.running.reading import read_data
 from hfft.running.recipes import from_anywhere, is_of_once, plain, recipe
 from hfft.running.resuming import binds_result, differences
-from hfft.searching.attempt import FAILED, Outcome, attempt, only_trials_freed
+from hfft.searching.attempt import FAILED, Outcome, attempt
 from hfft.searching.cases import Case, make_case
 from hfft.searching.results import print_trials, told, write_trials
 from hfft.searching.space import described, settings_of
+from hfft.searching.tidying import only_trials_freed
 from hfft.settings import given_settings, with_implied
 from hfft.task import Task
 from hfft.terminal import figure, make_console

@@ -16,10 +16,11 @@ from rich.console import Console
 
 from hfft.command_arguments import SearchArguments
 from hfft.errors import UserError
-from hfft.searching.attempt import COMPLETE, FAILED, PRUNED, Outcome, attempt, only_trials_freed
+from hfft.searching.attempt import COMPLETE, FAILED, PRUNED, Outcome, attempt
 from hfft.searching.cases import Case, make_case
 from hfft.searching.space import described, grid_of, settings_of
 from hfft.searching.study import LOST, SharedStudy, distributions
+from hfft.searching.tidying import only_trials_freed
 from hfft.terminal import figure
 
 _VALUE, _STATE, _REASON = "value", "state", "reason"
