@@ -63,10 +63,23 @@ def texts(rows: int = ROWS) -> Dataset:
     )
 
 
-def pictures(rows: int = ROWS) -> Dataset:
-    pixels = torch.randn(rows, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    data = {"pixel_values": pixels.tolist(), "labels": [row % 3 for row in range(rows)]}
-    return Dataset.from_dict(data).with_format("torch")
+class Pictures:
+    """Noise, always the same for the same index."""
+
+    column_names = ("pixel_values", "labels")
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(index)
+        return {"pixel_values": torch.randn(3, 32, 32, generator=generator), "labels": torch.tensor(index % ROWS % 3)}
+
+
+class ChangingPictures(Pictures):
+    """Pictures of which each epoch draws another view."""
+
+    further_views = True
 
 
 def text_model(config: PretrainedConfig) -> Any:
@@ -173,8 +186,8 @@ def test_texts_train_as_without_the_cache(kind, options, tmp_path: Path, cache: 
 
 @pytest.mark.parametrize("options", [FREEZE, GRADUAL], ids=["freeze", "gradual"])
 def test_pictures_train_as_without_the_cache(options, tmp_path: Path, cache: Cache):
-    plain = train(vit(), pictures(), tmp_path / "plain", None, **options)
-    cached = train(vit(), pictures(), tmp_path / "cached", cache, **options)
+    plain = train(vit(), Pictures(), tmp_path / "plain", None, **options)
+    cached = train(vit(), Pictures(), tmp_path / "cached", cache, **options)
     assert_equal(cached, plain)
     assert steps_with(plain, "layers.1.") == 24
     assert steps_with(cached, "layers.1.") == (0 if options is FREEZE else 25 - 12)
@@ -186,8 +199,8 @@ def test_pictures_train_as_without_the_cache(options, tmp_path: Path, cache: Cac
 )
 def test_timm_models_train_as_without_the_cache(architecture, options, tmp_path: Path, cache: Cache):
     folder = save_timm_model(tmp_path / "model", architecture)
-    plain = train(timm(folder), pictures(), tmp_path / "plain", None, **options)
-    cached = train(timm(folder), pictures(), tmp_path / "cached", cache, **options)
+    plain = train(timm(folder), Pictures(), tmp_path / "plain", None, **options)
+    cached = train(timm(folder), Pictures(), tmp_path / "cached", cache, **options)
     assert_equal(cached, plain)
     stem = next(name for name, module in plain.model.named_modules() if isinstance(module, nn.Conv2d))
     assert steps_with(plain, stem) == 24
@@ -367,21 +380,6 @@ def test_gradients_are_accumulated_as_without_the_cache(tmp_path: Path, cache: C
     options = {**GRADUAL, "gradient_accumulation_steps": 2}
     plain = train(text_model(BERT), texts(), tmp_path, None, **options)
     assert_equal(train(text_model(BERT), texts(), tmp_path, cache, **options), plain)
-
-
-class ChangingPictures:
-    """Pictures of which each epoch draws another view."""
-
-    further_views = True
-
-    def __len__(self) -> int:
-        return ROWS
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(index)
-        return {"pixel_values": torch.randn(3, 32, 32, generator=generator), "labels": torch.tensor(index % ROWS % 3)}
-
-    column_names = ("pixel_values", "labels")
 
 
 @pytest.mark.parametrize("options", [FREEZE, GRADUAL], ids=["freeze", "gradual"])

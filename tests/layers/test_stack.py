@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from hfft import LayerStack, UserError
+from hfft.layers import blocks_of
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -200,6 +201,11 @@ def test_a_base_model_without_a_head_is_ordered_too():
     assert names == ["stem", "layers.0", "layers.1", "layers.2"]
 
 
+def test_the_blocks_of_a_model_are_its_modules():
+    model = bert()
+    assert blocks_of(model) == [*model.bert.encoder.layer]
+
+
 def test_patterns_give_the_order_where_it_cannot_be_derived():
     model = bert()
     stack = LayerStack.from_model(model, ["embeddings", r"layer\.(\d+)\.", "pooler|classifier"])
@@ -251,6 +257,27 @@ def test_the_code_of_forward_gives_the_order_not_the_registration():
     assert stack.head.parameter_names[-2:] == ("head.weight", "head.bias")
 
 
+def test_patterns_give_the_order_whatever_the_names_are():
+    stack = LayerStack.from_model(Late(), ["embed", r"blocks\.(\d+)", "norm|head"])
+    assert [group.name for group in stack] == ["embed", "blocks.0", "blocks.1", "head"]
+
+
+class LateToken(Late):
+    """A class token of the model itself, which joins between the blocks, as in CaiT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 4))
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks[1](self.blocks[0](self.embed(x)) + self.token)
+
+
+def test_a_class_token_that_joins_between_blocks_is_the_stem_s():
+    stack = LayerStack.from_model(LateToken())
+    assert stack[0].parameter_names == ("embed.weight", "embed.bias", "token")
+
+
 class Grandchild(Late):
     """Calls the forward of the class above it, and has a part that no code names."""
 
@@ -292,6 +319,69 @@ def test_lists_that_one_loop_goes_through_together_take_turns():
     names = [group.name for group in stack]
     assert names == ["stem", "stages.0.0", "stages.0.1", "merges.1", "stages.1.0", "stages.1.1"]
     assert "norms.1.weight" in stack[-1].parameter_names
+
+
+class Unequal(nn.Module):
+    """A loop over lists of which one is longer: nothing merges behind the last block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.merges = nn.ModuleList([nn.Linear(4, 4)])
+        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(4, 2) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block, merge in zip(self.blocks, self.merges, strict=False):
+            x = merge(block(x))
+        return self.blocks[-1](x)
+
+
+def test_lists_of_unequal_length_take_turns_as_far_as_they_go():
+    stack = LayerStack.from_model(Unequal())
+    assert [group.name for group in stack] == ["blocks.0", "blocks.1"]
+    assert "merges.0.weight" in stack[0].parameter_names
+
+
+class Twins(nn.Module):
+    """Within a stage the first block is followed by a position encoding from a list of their own, as in Twins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.stages = nn.ModuleList(nn.ModuleList(nn.TransformerEncoderLayer(4, 2) for _ in range(2)) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for stage, position in zip(self.stages, self.positions, strict=True):
+            for index, block in enumerate(stage):
+                x = block(x)
+                if index == 0:
+                    x = position(x)
+        return x
+
+
+def test_what_a_loop_within_a_loop_uses_stands_behind_the_first_part():
+    stack = LayerStack.from_model(Twins())
+    assert [group.name for group in stack] == ["stages.0.0", "stages.0.1", "stages.1.0", "stages.1.1"]
+    assert "positions.0.weight" in stack[0].parameter_names
+    assert "positions.1.weight" in stack[2].parameter_names
+
+
+class InTraining(Late):
+    """Uses a part in training alone, before all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            x = self.noise(x)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_order_does_not_depend_on_the_mode(training):
+    stack = LayerStack.from_model(InTraining().train(training))
+    assert stack[0].parameter_names == ("noise.weight", "noise.bias", "embed.weight", "embed.bias")
 
 
 def test_a_model_without_blocks_is_an_error_that_shows_what_was_seen():

@@ -194,10 +194,19 @@ def test_every_optimizer_of_torch_and_timm_steps_with_layer_wise_groups():
     assert refused.keys() - elsewhere == {"adahessian", "lbfgs", "sparseadam"}
 
 
-@pytest.mark.parametrize("name", ["galore_adamw", "lomo", "galore_adamw_layerwise"])
-def test_optimizers_with_groups_of_their_own_are_refused(name):
-    with pytest.raises(UserError, match="optim"):
-        layerwise_optimizer(name, lr=0.1)
+@pytest.mark.parametrize(
+    ("made", "options"),
+    [(torch.optim.AdamW, {"params": []}), (torch.optim.AdamW, {"optimizer_dict": {}}), (lambda model: None, {})],
+)
+def test_optimizers_with_groups_of_their_own_are_refused(made, options, monkeypatch):
+    monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", lambda args: (made, options))
+    with pytest.raises(UserError, match="galore_adamw makes its own parameter groups"):
+        layerwise_optimizer("galore_adamw", lr=0.1)
+
+
+def test_an_optimizer_whose_package_is_missing_is_refused():
+    with pytest.raises(UserError, match="optim: lomo cannot be used"):
+        layerwise_optimizer("lomo", lr=0.1)
 
 
 def test_options_that_the_optimizer_does_not_have_are_an_error():

@@ -61,6 +61,18 @@ def test_vectors_are_not_decayed_and_matrices_are(tiny_timm: Path):
         assert group["weight_decay"] in (0, 0.1)
 
 
+def test_a_parameter_that_zero_has_shared_out_counts_as_whole(bert):
+    weight = bert.classifier.weight
+    weight.ds_shape, weight.data = weight.shape, torch.empty(0)
+    decayed = {
+        name
+        for group in layerwise_param_groups(bert, lr=1e-3, weight_decay=0.1)
+        if group["weight_decay"]
+        for name in group["param_names"]
+    }
+    assert "classifier.weight" in decayed
+
+
 def test_what_a_timm_model_exempts_is_not_decayed():
     import timm
 

@@ -86,6 +86,7 @@ def test_those_of_transformers_are_theirs(name):
         ("one_cycle", {"pct_stat": 0.1}, "pct_start"),
         ("one_cycle", {"anneal_strategy": "cosine"}, "cos or linear"),
         ("triangular", {"mode": "exp_range"}, "not 'mode'"),
+        ("one_cycle", {"step": 3}, "not 'step'"),
         ("reduce_lr_on_plateau", {}, "follows a metric"),
         ("cosine", {"cycles": 3}, "lr_scheduler"),
     ],
