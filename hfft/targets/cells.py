@@ -46,7 +46,13 @@ class LabelColumn:
     @cached_property
     def distinct(self) -> tuple[np.ndarray, list[Any]]:
         """(rows,) codes, and the distinct cells that they stand for: ten million rows are no ten million objects."""
-        return encode_column(self.split, self.name)
+        import datasets
+
+        codes, cells = encode_column(self.split, self.name)
+        kept_as_json: Any = getattr(datasets, "Json", ())  # cells of several types
+        if isinstance(self.feature, kept_as_json):
+            cells = [None if cell is None else self.feature.decode_example(cell) for cell in cells]
+        return codes, cells
 
     @cached_property
     def first(self) -> Any:
@@ -89,8 +95,9 @@ def class_texts(column: LabelColumn, values: Sequence[Any], feature: Any) -> lis
 
     if isinstance(feature, ClassLabel):
         return [feature.int2str(value) for value in values]
-    if values and isinstance(values[0], list | dict):
-        raise column.problem(f"holds {values[0]!r}; wanted is one class for each example.")
+    nested = next((value for value in values if isinstance(value, list | dict)), None)
+    if nested is not None:
+        raise column.problem(f"holds {nested!r}; wanted is one class for each example.")
     if all(isinstance(value, float) for value in values):
         broken = [value for value in values if not value.is_integer()]
         if broken:

@@ -55,14 +55,14 @@ class Regression(Target):
         first = column.first
         if delimiter is not None or not isinstance(first, float | str) or as_number(first) is None:
             return False
-        distinct = [value for value in dict.fromkeys(column.values) if not is_missing(value)]
+        distinct = [value for value in column.distinct[1] if not is_missing(value)]
         numbers = [as_number(value) for value in distinct]
         if any(number is None for number in numbers):
             return False
         fractions = any(number is not None and not number.is_integer() for number in numbers)
         if isinstance(first, float) and fractions:
             return True
-        mostly_once = isinstance(first, float) and 2 * len(distinct) > len(column.values)
+        mostly_once = isinstance(first, float) and 2 * len(distinct) > len(column.split)
         return len(distinct) > _MOST_CLASSES and (fractions or mostly_once)
 
     @classmethod

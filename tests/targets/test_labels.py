@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,24 @@ def test_lists_of_a_jsonl_file_keep_missing_and_empty_apart(tmp_path: Path):
     counts = data.counts()
     assert sum(count["a"] for count in counts.values()) == 7
     assert sum(count["b"] for count in counts.values()) == 15
+
+
+def json_lines(path: Path, labels: list[Any]) -> Path:
+    path.write_text("".join(json.dumps({"text": f"text {i}", "label": v}) + "\n" for i, v in enumerate(labels)))
+    return path
+
+
+def test_classes_of_several_types_are_called_as_they_are_written(tmp_path: Path):
+    data = prepare_texts(json_lines(tmp_path / "t.jsonl", ["a", 1, True] * 8))
+    assert data.class_names == ["1", "True", "a"]
+    found = {row["text"]: data.class_names[row["label"]] for split in data.splits.values() for row in split}
+    assert [found[f"text {i}"] for i in range(3)] == ["a", "1", "True"]
+
+
+@pytest.mark.parametrize("labels", [["a", {"b": 1}], [0.5, [1]], ["1.5", {"x": "y"}]])
+def test_records_and_lists_among_classes_are_refused(tmp_path: Path, labels: list[Any]):
+    with pytest.raises(UserError, match=r"holds (\{|\[).*; wanted is one class for each example"):
+        prepare_texts(json_lines(tmp_path / "t.jsonl", labels * 8))
 
 
 def test_an_unknown_class_in_a_list_of_the_test_split_is_named():
