@@ -38,7 +38,7 @@ python_use_unqualified_type_names = True
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"hfft\.(evaluation|evidence|features|findings|optim|record|report|running|searching|storage|targets)\..*|hfft\.targets|Predict",
+        r"hfft\.(base_model|data|evaluation|evidence|features|findings|optim|record|report|running|searching|storage|targets)\..*|hfft\.targets|Predict",
     ),
     (r"py:.*", r"(torch|transformers|datasets|numpy|np|nn|optuna|rich|collections|pathlib|typing|abc|types)\..*"),
     (r"py:.*", r"(Any|Path|Dataset|DatasetDict|PreTrainedModel|PretrainedConfig|optional|Console|Tensor|ClassVar)"),
