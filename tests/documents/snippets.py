@@ -52,13 +52,13 @@ def end_document(namespace: dict[str, Any]) -> None:
 
 def run_commands(example: Example) -> str | None:
     """Run a block of commands, each line for itself; return what went wrong where one does not end with 0."""
-    from hfft import training_arguments
+    from hfft.running import settling
 
     with (
         workplace.hub() if "hfft push" in example.parsed else nullcontext(),
         pytest.MonkeyPatch.context() as patches,
     ):
-        patches.setattr(training_arguments, "MOST_EPOCHS", FEW_EPOCHS)
+        patches.setattr(settling, "MOST_EPOCHS", FEW_EPOCHS)
         for command in str(example.parsed).replace("\\\n", " ").splitlines():
             words = shlex.split(command, comments=True)
             if words and (code := exit_code(words[1:]) if is_plain(command) else shell_exit_code(command)):
@@ -91,10 +91,10 @@ def exit_code(arguments: list[str]) -> int:
 
 def run_python(example: Example) -> str | None:
     """Run a block of Python; return the traceback where it raises."""
-    from hfft import training_arguments
+    from hfft.running import settling
 
     with workplace.hub() if "hfft.push(" in example.parsed else nullcontext(), pytest.MonkeyPatch.context() as patches:
-        patches.setattr(training_arguments, "MOST_EPOCHS", FEW_EPOCHS)
+        patches.setattr(settling, "MOST_EPOCHS", FEW_EPOCHS)
         try:
             return PythonEvaluator()(example)
         except Exception:

@@ -10,8 +10,6 @@ import pytest
 from hfft import UserError, list_strategies, load_strategy
 from hfft.searching.space import Choice, Range, described, fitting, grid_of, read_space, settings_of
 
-README = Path(__file__).parents[2] / "README.md"
-
 
 def write(folder: Path, text: str) -> Path:
     path = folder / "space.yaml"
@@ -100,14 +98,3 @@ def test_every_strategy_has_a_space(name):
     assert len(space) >= 2
     # a vision model reads its trunk in one way alone
     assert "pooling" not in fitting(space, {"pooling": ("model",)})
-
-
-def test_the_space_of_the_readme_is_one(tmp_path):
-    (text,) = re.findall(r"```yaml\n(# space\.yaml.*?)```", README.read_text("utf-8"), flags=re.DOTALL)
-    space = read_space(write(tmp_path, text))
-    kinds = [
-        (type(entry).__name__, getattr(entry, "log", None), getattr(entry, "step", None)) for entry in space.values()
-    ]
-    assert ("Range", True, None) in kinds
-    assert any(kind == "Range" and step for kind, _, step in kinds)
-    assert any(kind == "Choice" for kind, _, _ in kinds)
