@@ -54,13 +54,17 @@ def processor_stages(processor: Any) -> tuple[Cutter, Transform] | None:
     """
     try:
         cut, rest = _timm_stages(processor) if hasattr(processor, "val_transforms") else _stages(processor)
-        pixels = np.random.default_rng(0).integers(0, 256, (331, 297, 3), dtype=np.uint8)
-        for noise in (Image.fromarray(pixels), Image.fromarray(pixels[:40, :31])):
-            if not torch.equal(rest(as_tensor(cut(noise))), processor_transform(processor)(noise)):
+        for picture in (noise(331, 297), noise(40, 31)):
+            if not torch.equal(rest(as_tensor(cut(picture))), processor_transform(processor)(picture)):
                 return None
     except Exception:  # a processor may refuse what others take: it then does all at once, as before
         return None
     return cut, rest
+
+
+def noise(height: int, width: int) -> Image.Image:
+    """Return a picture of noise, always the same, to try preprocessing on."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def _stages(processor: Any) -> tuple[Cutter, Transform]:

@@ -10,15 +10,13 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 from hfft.errors import UserError
 from hfft.hardware.launching import is_zero3
 
-from .preprocessing import processor_transform
+from .preprocessing import noise, processor_transform
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -169,8 +167,7 @@ def _interpolated(model: Any, name: str, shape: torch.Size, size: int) -> torch.
 
 def _made_size(processor: Any) -> tuple[int, int]:
     """Return height and width of what a processor makes of a picture."""
-    pixels = np.random.default_rng(0).integers(0, 256, (331, 297, 3), dtype=np.uint8)
-    height, width = processor_transform(processor)(Image.fromarray(pixels)).shape[-2:]
+    height, width = processor_transform(processor)(noise(331, 297)).shape[-2:]
     return int(height), int(width)
 
 

@@ -298,7 +298,8 @@ def test_what_other_rows_hold_does_not_rename_a_class(tmp_path: Path, classes: t
 
 
 def test_a_word_far_down_a_column_of_numbers(tmp_path: Path):
-    rows = [(f"text {i}", str(i % 2)) for i in range(10_050)] + [(f"many {i}", "many") for i in range(9)]
+    texts = [f"{i * 2_654_435_761 % 2**32:08x}" for i in range(10_059)]  # none of them nearly another
+    rows = [(text, str(i % 2) if i < 10_050 else "many") for i, text in enumerate(texts)]
     data = prepare_texts(write_csv(tmp_path / "t.csv", rows))
     assert data.class_names == ["0", "1", "many"]
 

@@ -97,7 +97,7 @@ def test_percentile_intervals_are_the_quantiles_of_resampled_rows(name: str):
     labels, probabilities = random_case(rows=80)
     generator = np.random.default_rng(7)
     values = []
-    for _ in range(500):
+    for _ in range(300):
         rows = generator.integers(0, 80, 80)
         values.append(METRICS[name](labels[rows], probabilities[rows]))
     found = bootstrap_intervals(
