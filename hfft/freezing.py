@@ -135,7 +135,7 @@ def put_frozen_in_eval_mode(module: nn.Module) -> bool:
     own = list(module.parameters(recurse=False))
     children = [child for child in module.children() if next(child.parameters(), None) is not None]
     frozen = [put_frozen_in_eval_mode(child) for child in children]
-    is_frozen = bool(own or children) and all(frozen) and not any(parameter.requires_grad for parameter in own)
+    is_frozen = all(frozen) and not any(parameter.requires_grad for parameter in own)
     if is_frozen:
         module.eval()
     return is_frozen

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from datasets import Dataset
 from hfft.tasks import ImageClassification, TextClassification
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
 
+from hfft.errors import UserError
 from hfft.features.extraction import compute_features, kept_features
 from hfft.features.of_split import Features
 from hfft.features.readout import Readout
@@ -67,6 +70,18 @@ def test_pictures_have_the_same_features_from_the_cache_bit_for_bit(tiny_timm, i
         found.append(source.read(source.readout()))
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[1], found[2])
+
+
+def test_a_head_that_reads_no_vector_is_refused(tiny_bert):
+    class EveryToken:
+        @contextlib.contextmanager
+        def reading(self, model):
+            yield lambda output: torch.zeros(len(output.logits), 5, 3)
+
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
+    examples = [{"input_ids": torch.tensor([2, 5, 3])}] * 2
+    with pytest.raises(UserError, match=r"no vector but of shape \(5, 3\)"):
+        compute_features(model, EveryToken(), examples, torch.utils.data.default_collate)
 
 
 def test_long_texts_stand_in_smaller_batches(tiny_bert):

@@ -13,6 +13,7 @@ from transformers import AutoConfig, DistilBertConfig, DistilBertForSequenceClas
 
 from hfft import ModelArguments, UserError
 from hfft.data import LabelledData
+from hfft.data.split_names import GROUP
 from hfft.features.heads import solve_head
 from hfft.features.of_split import Features
 from hfft.features.readout import Readout
@@ -139,6 +140,22 @@ def test_a_solved_head_fits_and_the_trunk_stays_bit_for_bit(bert, text_data: Lab
     assert torch.equal(model.classifier.bias, start.head.bias)
     accuracy = (logits.argmax(dim=1).numpy() == np.asarray(text_data.splits["train"]["label"])).mean()
     assert accuracy > 0.6  # the trunk is random
+
+
+def test_a_group_is_held_out_as_a_whole(bert, text_data: LabelledData):
+    groups = [f"author {row // 4}" for row in range(len(TEXTS))]
+    train = text_data.splits["train"].add_column(GROUP, groups)
+    grouped = LabelledData({"train": train}, text_data.target, "texts")
+    model, tokenizer = bert
+    source = Features(TextClassification(), model, tokenizer, train, None)
+    values, labels = source.read(source.readout()), np.asarray(train["label"])
+    expected = solve_head(values, labels, groups=np.unique(groups, return_inverse=True)[1])
+    head = begin(TextClassification(), bert, grouped, pooling="model").head
+    assert head is not None
+    losses = [point.loss for point in head.path]
+    assert losses == pytest.approx([point.loss for point in expected.path], rel=1e-4)
+    alone = [point.loss for point in solve_head(values, labels).path]
+    assert losses[-1] != pytest.approx(alone[-1], rel=1e-2)
 
 
 def test_other_strategies_leave_the_model_as_it_was_drawn(bert, text_data: LabelledData):

@@ -31,6 +31,20 @@ def test_rates_fall_by_the_decay_from_the_head_down(bert):
         assert rate == next(value for part, value in expected.items() if part in name)
 
 
+def test_rates_fall_by_a_quarter_by_default(bert):
+    rates = {group["layer"]: group["lr"] for group in layerwise_param_groups(bert, lr=1.0)}
+    assert [*rates.values()] == [0.75**3, 0.75**2, 0.75, 1]
+
+
+def test_equal_rates_need_no_order():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    model.base_model_prefix, model.trunk, model.score = "trunk", torch.nn.Bilinear(2, 2, 2), torch.nn.Linear(2, 2)
+    with pytest.raises(UserError, match="cannot be ordered"):
+        layerwise_param_groups(model, lr=1.0, layer_decay=0.9)
+    groups = layerwise_param_groups(model, lr=1.0, layer_decay=1, head_lr=2.0)
+    assert {(group["layer"], group["lr"]) for group in groups} == {("trunk", 1.0), ("head", 2.0)}
+
+
 def test_the_head_can_have_a_rate_of_its_own(bert):
     groups = layerwise_param_groups(bert, lr=1e-3, layer_decay=0.5, head_lr=0.2)
     assert {group["lr"] for group in groups if group["layer"] == "head"} == {0.2}
@@ -118,6 +132,7 @@ def test_lora_plus_ratios_are_multipliers(bert):
         ({"embedings": 0}, "'embedings' matches no parameter"),
         ({"embeddings": -1}, "a number from 0 on"),
         ({"embeddings": float("nan")}, "a number from 0 on"),
+        ({"embeddings": float("inf")}, "a number from 0 on"),
         ({"(embeddings": 1}, "no regular expression"),
     ],
 )
