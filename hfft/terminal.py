@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 SOLVED_HEAD = "solved head"
 """Heading of what a head reaches that was solved on the features of the pretrained trunk."""
 
+_ROUNDING = 1e-12  # what sums leave behind where the value is nought
+
 
 def is_first_process() -> bool:
     """Say whether this process is the one that speaks and writes; before torch knows of ranks, and after."""
@@ -89,6 +91,7 @@ def print_per_class(console: Console, details: dict[str, Any]) -> None:
 
 def figure(value: float, places: int = 3) -> str:
     """Write a value with some places behind the point; very large and small ones, which have a unit, by digits."""
+    value = value if abs(value) > _ROUNDING else 0.0
     size = abs(value)
     if size >= 10 ** (places + 1):
         return f"{value:.{places + 3}g}"

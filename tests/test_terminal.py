@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hfft.terminal import MOST_CLASSES, make_console, print_metrics, print_per_class
+from hfft.terminal import MOST_CLASSES, figure, make_console, print_metrics, print_per_class
 
 ROWS = [{"name": "accuracy", "value": 0.91234, "low": 0.85, "high": 0.95, "baseline": 0.5, "probe": None}]
 
@@ -29,3 +29,11 @@ def test_only_the_first_process_speaks(rank, speaks, capsys, monkeypatch):
     monkeypatch.setenv("RANK", rank)
     make_console().print("hello")
     assert ("hello" in capsys.readouterr().out) == speaks
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(8.3e-16, "0.000"), (-8.3e-16, "0.000"), (0.00012, "0.00012"), (0.5, "0.500"), (123456, "123456")],
+)
+def test_a_figure_has_its_places_and_no_traces_of_rounding(value: float, text: str):
+    assert figure(value) == text

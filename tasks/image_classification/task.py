@@ -108,9 +108,13 @@ class ImageClassification(Task):
         return stack
 
     def thumbnail(self, example: Example) -> bytes | None:
-        """Return the picture, at most 200 pixels wide and high."""
+        """Return the picture, at most 200 pixels wide and high; the pixels of a tiny one as squares."""
+        from PIL import Image
+
         picture, stream = decode_image(example["image"], shorter_side=200), io.BytesIO()
         picture.thumbnail((200, 200))
+        enlarged = max(100 // max(picture.size), 1)
+        picture = picture.resize((picture.width * enlarged, picture.height * enlarged), Image.Resampling.NEAREST)
         picture.save(stream, "JPEG", quality=80)
         return stream.getvalue()
 

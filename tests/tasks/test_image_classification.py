@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +69,10 @@ def test_training_pixels_are_scaled_as_the_processor_scales_them(options):
         for training in (True, False)
     ]
     torch.testing.assert_close(*views)
+
+
+@pytest.mark.parametrize(("size", "shown"), [((8, 4), (96, 48)), ((60, 80), (60, 80)), ((400, 300), (200, 150))])
+def test_a_report_shows_tiny_pictures_enlarged_and_large_ones_reduced(size, shown):
+    stream = ImageClassification().thumbnail({"image": Image.new("RGB", size)})
+    assert stream is not None
+    assert Image.open(io.BytesIO(stream)).size == shown
