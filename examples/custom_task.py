@@ -14,12 +14,12 @@ from typing import Any
 
 import pandas
 import torch
-from hfft.loading import load_classifier
 from sklearn.datasets import load_digits
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, default_data_collator
 
 import hfft
 from hfft.demo import ASSETS
+from hfft.loading import load_classifier
 
 SIDE = 8  # readings
 HIGHEST = 16.0  # reading

@@ -39,7 +39,10 @@ def main() -> None:
     tokens = AutoTokenizer.from_pretrained(result.output_dir)("Solve a linear system.", return_tensors="pt")
     with torch.no_grad():
         difference = (merged(**tokens).logits - adapted(**tokens).logits).abs().max()
-    sizes = [Path(result.output_dir, name).stat().st_size for name in ("adapter/adapter_model.safetensors", "model.safetensors")]
+    sizes = [
+        Path(result.output_dir, name).stat().st_size
+        for name in ("adapter/adapter_model.safetensors", "model.safetensors")
+    ]
     print(f"The adapters are {sizes[0] / sizes[1]:.0%} of the model's size; logits differ by {difference:.1e}.")
 
 

@@ -32,8 +32,8 @@ def main() -> None:
         label_delimiter=";",  # not needed where the label column holds lists (JSONL, Parquet)
         output_dir="example-multi-label",
         learning_rate=1e-3,
-        num_train_epochs=8,
-        max_length=96,  # tokens; what is longer is cut
+        num_train_epochs=6,
+        max_length=64,  # tokens; what is longer is cut
         overwrite=True,
     )
 

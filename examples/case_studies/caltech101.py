@@ -56,7 +56,11 @@ def main() -> None:
                 **epochs,
             )
         metrics = json.loads((folder / "metrics.json").read_text())
-        figures = {"accuracy": metrics[METRIC], "low": metrics[f"{METRIC}_ci_low"], "high": metrics[f"{METRIC}_ci_high"]}
+        figures = {
+            "accuracy": metrics[METRIC],
+            "low": metrics[f"{METRIC}_ci_low"],
+            "high": metrics[f"{METRIC}_ci_high"],
+        }
         results.append({"strategy": strategy, "per_class": count, **figures})
 
     (options.output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")

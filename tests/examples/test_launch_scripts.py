@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import socket
@@ -11,11 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from torch.distributed.run import config_from_args, get_args_parser
-
-from hfft.demo import ASSETS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LAUNCH = EXAMPLES / "launch"
@@ -115,34 +111,29 @@ def test_a_script_without_a_run_says_what_is_missing(script: Path):
     assert "the YAML file of a run" in done.stderr or "which of" in done.stderr
 
 
-def test_two_nodes_train_one_model(tmp_path: Path):
-    """Both nodes are this machine, with a process each."""
-    run = {"model": str(ASSETS / "tiny-bert-docs"), "data": str(ASSETS / "scipy-topics"), "output_dir": "out"}
-    run |= {"max_steps": 2, "max_length": 16, "per_device_train_batch_size": 4, "use_cpu": True}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
-    (tmp_path / "bin").mkdir()
-    torchrun = tmp_path / "bin" / "torchrun"
-    torchrun.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m torch.distributed.run "$@"\n')
-    torchrun.chmod(0o755)
+def test_two_nodes_meet(tmp_path: Path):
+    """Both nodes are this machine with a process each, and what they start tells the world that it sees."""
+    (tmp_path / "hfft").mkdir()
+    (tmp_path / "hfft" / "__init__.py").touch()
+    (tmp_path / "hfft" / "__main__.py").write_text(
+        "import os, sys\n"
+        "names = ('RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_PORT')\n"
+        "open('rank' + os.environ['RANK'], 'w').write(' '.join([*map(os.environ.get, names), *sys.argv[1:]]))\n"
+    )
+    (tmp_path / "torchrun").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m torch.distributed.run "$@"\n')
+    (tmp_path / "torchrun").chmod(0o755)
     with socket.socket() as listening:
         listening.bind(("localhost", 0))
-        port = listening.getsockname()[1]
-    place = {"MAIN_ADDRESS": "localhost", "MAIN_PORT": str(port), "PROCESSES": "1", "OMP_NUM_THREADS": "1"}
-    place |= {"PATH": f"{torchrun.parent}:{os.environ['PATH']}", "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
+        port = str(listening.getsockname()[1])
+    place = {**os.environ, "MAIN_ADDRESS": "localhost", "MAIN_PORT": port, "PROCESSES": "1"}
+    place["PATH"] = f"{tmp_path}:{place['PATH']}"
     command = [LAUNCH / "torchrun_two_nodes.sh", "run.yaml"]
-    with (tmp_path / "log").open("w") as log:
-        nodes = [
-            subprocess.Popen(
-                command, cwd=tmp_path, env={**os.environ, **place, "NODE_RANK": rank}, stdout=log, stderr=log
-            )
-            for rank in "01"
-        ]
-        try:
-            codes = [node.wait(240) for node in nodes]
-        finally:
-            for node in nodes:
-                node.kill()
-    assert codes == [0, 0], (tmp_path / "log").read_text()[-4000:]
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["test_examples"] == 269
-    # one run of two processes: each step has seen twice four examples, told once
-    assert (tmp_path / "log").read_text().count("Model, report and predictions: out") == 1
+    nodes = [subprocess.Popen(command, cwd=tmp_path, env={**place, "NODE_RANK": rank}) for rank in "01"]
+    try:
+        codes = [node.wait(120) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert codes == [0, 0]
+    told = [(tmp_path / f"rank{rank}").read_text() for rank in range(2)]
+    assert told == [f"{rank} 2 1 {port} train --config run.yaml" for rank in range(2)]

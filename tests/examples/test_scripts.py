@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import runpy
 import sys
@@ -86,7 +87,7 @@ def test_stock_trainer(run, capsys):
     assert float(told["accuracy"]) > 0.6
     rates = [float(value.rpartition(" ")[2]) for name, value in told.items() if "rate" in value]
     assert len(rates) == 6  # embeddings, four blocks, head
-    assert all(lower == pytest.approx(0.75 * higher, rel=1e-2) for lower, higher in zip(rates, rates[1:], strict=False))
+    assert all(lower == pytest.approx(0.75 * higher, rel=1e-2) for lower, higher in itertools.pairwise(rates))
     assert AutoModelForImageClassification.from_pretrained("example-stock-trainer").num_labels == 10
 
 
@@ -94,7 +95,11 @@ def test_ulmfit(run, capsys):
     run("ulmfit")
     metrics = metrics_of("example-ulmfit")
     assert metrics["test_accuracy_ci_low"] > metrics["baseline_test_accuracy"]
-    thaws = [float(line.split("epoch ")[1].split(",")[0]) for line in capsys.readouterr().out.splitlines() if "thawed" in line]
+    thaws = [
+        float(line.split("epoch ")[1].split(",")[0])
+        for line in capsys.readouterr().out.splitlines()
+        if "thawed" in line
+    ]
     assert sorted(thaws) == pytest.approx(list(range(len(thaws))), abs=0.1)
 
 
@@ -118,7 +123,9 @@ def test_cross_validation(run):
     found = pandas.read_parquet("example-cross-validation/predictions.parquet")
     assert len(found) == 333
     assert (found["label"] == found["predicted"]).mean() > 0.4
-    assert {"model.safetensors", "README.md"} <= {path.name for path in Path("example-cross-validation/refit").iterdir()}
+    assert {"model.safetensors", "README.md"} <= {
+        path.name for path in Path("example-cross-validation/refit").iterdir()
+    }
 
 
 def test_search(run, capsys):
