@@ -2,8 +2,9 @@
 
     python examples/csv_text.py
 
-Fine-tunes the small BERT that comes with hfft on 333 docstrings of six topics. ``validation_size`` and ``test_size`` of
-them are held back, stratified and by the seed. Expect a test accuracy around 0.5, where the most frequent class has 0.2.
+Fine-tunes the small BERT that comes with hfft on 333 docstrings of six topics. ``validation_size`` and ``test_size``
+of them are held back, stratified and by the seed. Expect a test accuracy around
+0.8, where the most frequent class has 0.2.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def main() -> None:
         validation_size=0.1,
         output_dir="example-csv-text",
         learning_rate=1e-3,  # the model is far smaller than those that the default is for
-        num_train_epochs=6,
+        num_train_epochs=5,
         max_length=48,  # tokens; what is longer is cut
         overwrite=True,
     )

@@ -3,8 +3,8 @@
     python examples/custom_task.py
 
 The readings are scikit-learn's digits as it delivers them, 64 numbers a row; the model is the small ViT that comes with
-hfft. Everything else is the core's: splits, checks, strategies, metrics, report. A package that registers the class as an
-entry point of the group ``hfft.tasks`` has it in every command too. Expect a test accuracy above 0.9.
+hfft. Everything else is the core's: splits, checks, strategies, metrics, report. A package that registers the class
+as an entry point of the group ``hfft.tasks`` has it in every command too. Expect a test accuracy above 0.9.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from hfft.demo import ASSETS, write_digits
 def main() -> None:
     """Run both strategies on the same pictures, and compare them on the same test examples."""
     write_digits(Path("digits"), np.random.default_rng(0))
-    for strategy, settings in {"linear-probe": {}, "lp-ft": {"num_train_epochs": 15, "augment": "none"}}.items():
+    for strategy, settings in {"linear-probe": {}, "lp-ft": {"num_train_epochs": 10, "augment": "none"}}.items():
         hfft.finetune(
             model=str(ASSETS / "tiny-vit-glyphs"),  # timm/resnet18.a1_in1k
             data="digits",

@@ -4,7 +4,7 @@
 
 Asks of each docstring, as natural language inference does, whether it "is about" statistics, and whether about
 special functions. The pairs of one docstring stay in one split (``group_column``), or its text would be known
-from training. Expect a test accuracy clearly above the 0.5 of guessing.
+from training. Expect a test accuracy around 0.95, and 0.5 from guessing.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python examples/stock_trainer.py
 
-Trains the small ViT that comes with hfft on 200 handwritten digits, the head first and then layer by layer from the top,
-each layer at 0.75 of the rate above. Expect an accuracy around 0.9 on 500 others.
+Trains the small ViT that comes with hfft on 200 handwritten digits, the head first and then layer by layer from
+the top, each layer at 0.75 of the rate above. Expect an accuracy around 0.85 on 500 others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
 
     trainer = Trainer(
         AutoModelForImageClassification.from_pretrained(ASSETS / "tiny-vit-glyphs", num_labels=10),
-        TrainingArguments("example-stock-trainer", num_train_epochs=12, save_strategy="no", report_to="none"),
+        TrainingArguments("example-stock-trainer", num_train_epochs=9, save_strategy="no", report_to="none"),
         train_dataset=rows[:200],
         eval_dataset=rows[200:],
         compute_metrics=lambda seen: {"accuracy": float((seen.predictions.argmax(-1) == seen.label_ids).mean())},

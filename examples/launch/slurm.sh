@@ -14,7 +14,7 @@ run=${1:?the YAML file of a run}
 
 # srun starts one torchrun on each node; they meet on the first. A job that is requeued goes on from the newest
 # checkpoint, and so does the same command after the time was up.
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 exec srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc_per_node gpu \
-    --rdzv_backend c10d --rdzv_endpoint "$first:29500" --rdzv_id "$SLURM_JOB_ID" \
+    --rdzv_backend c10d --rdzv_endpoint "${nodes[0]}:29500" --rdzv_id "$SLURM_JOB_ID" \
     -m hfft train --config "$run" --resume true "${@:2}"
