@@ -13,7 +13,7 @@ import torch
 from datasets import concatenate_datasets
 from torch.utils.data import DataLoader
 
-from hfft.arguments import DataArguments, ModelArguments
+from hfft.arguments import DataArguments, ModelArguments, names_columns
 from hfft.data import Source, label_column_of, label_split, prepare, read_source
 from hfft.data.columns import find_columns
 from hfft.data.inspecting import Track
@@ -197,7 +197,7 @@ def _evaluation_split(
 
 def columns_of_run(run: dict[str, Any] | None, source: Source) -> dict[str, str]:
     """Return role -> column as the model's run read them, as far as this table has such columns."""
-    columns = DataArguments(**{n: v for n, v in (run or {}).items() if n.endswith("_column")}).named_columns()
+    columns = DataArguments(**{n: v for n, v in (run or {}).items() if names_columns(n)}).named_columns()
     return {role: column for role, column in columns.items() if column in source.column_names}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from transformers import get_scheduler
 
-from hfft.arguments import DataArguments, ModelArguments
+from hfft.arguments import ModelArguments, column_settings
 from hfft.data import LabelledData
 from hfft.errors import UserError, listed, nearest
 from hfft.evaluation.metrics import LOWER_IS_BETTER
@@ -117,10 +116,8 @@ def rerunnable(
 ) -> dict[str, Any]:
     """Return the settings that make this run again, from any folder, also where the defaults will have changed."""
     resolved = {name: getattr(args, name) for name in _RECORDED_DEFAULTS}
-    known = {field.name for field in dataclasses.fields(DataArguments)}
-    columns = {f"{role}_column": column for role, column in data.columns.items() if f"{role}_column" in known}
     named = {"task": task.name, "problem_type": data.target.problem_type}
-    merged = {**settings, **named, **columns, **chosen, **resolved}
+    merged = {**settings, **named, **column_settings(data.columns), **chosen, **resolved}
     if not isinstance(merged["data"], str | Path):
         del merged["data"]  # data sets in memory have no name to read them by again
     merged = {name: plain(value) for name, value in from_anywhere(merged).items() if not is_of_once(name)}

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy.io import wavfile
 
 from hfft.cli import main
@@ -192,16 +193,36 @@ def test_of_different_lengths_a_model_answers_as_alone_or_the_run_warns(hfft: Co
     assert_pipeline_agrees(tmp_path / "out-layer", tmp_path, site, examples=18)
 
 
-def test_a_table_of_paths_beside_it_is_read(hfft: Command, recordings: Path, tmp_path: Path):
-    paths = sorted((recordings / "train").rglob("*.wav"))
-    rows = [(str(path.relative_to(recordings)), path.parent.name) for path in paths]
-    for column in ("path", "take"):
-        with (recordings / "table.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([(column, "label"), *rows])
-        hfft("check", "--data", recordings / "table.csv", "--output", "found.json")
-        found = json.loads((tmp_path / "found.json").read_text())
-        assert found["task"] == "audio-classification"
-        assert not [finding for finding in found["findings"] if finding["severity"] == "error"]
+@pytest.fixture
+def table(recordings: Path, tmp_path: Path) -> Path:
+    """Recordings by path in a column ``path``, and again, in another order, in one that is called ``other``."""
+    paths = [str(path) for path in sorted((recordings / "train").rglob("*.wav"))]
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        rows = zip(paths, paths[::-1], (Path(path).parent.name for path in paths), strict=True)
+        csv.writer(file).writerows([("path", "other", "label"), *rows])
+    return tmp_path / "table.csv"
+
+
+def test_a_table_is_read_by_the_names_that_the_task_knows(hfft: Command, table: Path, tmp_path: Path):
+    hfft("check", "--data", table, "--output", "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["task"] == "audio-classification"
+    assert not [finding for finding in found["findings"] if finding["severity"] == "error"]
+
+
+def test_a_column_of_an_input_that_the_core_does_not_know_can_be_named(
+    hfft: Command, table: Path, wav2vec2: Path, tmp_path: Path
+):
+    columns = '{"audio": "other"}'
+    flags = ["--strategy", "linear-probe", "--columns", columns, "--output_dir", "out", "--validation_size", 0]
+    hfft("train", "--model", wav2vec2, "--data", table, *flags)
+    assert yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())["columns"] == {"audio": "other"}
+    for more in ((), ("--columns", columns)):  # the run's own, where none is named
+        hfft("predict", "--model", "out", "--input", table, "--output", "p.csv", *more)
+        with (tmp_path / "p.csv").open() as predicted, table.open() as given:
+            assert [row["input"] for row in csv.DictReader(predicted)] == [r["other"] for r in csv.DictReader(given)]
+    hfft("train", "--config", tmp_path / "out" / "run.yaml", "--output_dir", "again")
+    assert all(np.array_equal(weights(tmp_path / "again")[name], value) for name, value in weights(tmp_path / "out").items())
 
 
 def test_what_cannot_be_decoded_within_bounds_is_named(hfft: Command, tmp_path: Path):
