@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from hfft.arguments import DataArguments, ModelArguments, require_range, column_settings
+from hfft.arguments import DataArguments, ModelArguments, column_settings, require_range
 from hfft.errors import UserError
 from hfft.training_arguments import FineTuningArguments
 

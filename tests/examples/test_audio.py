@@ -222,7 +222,9 @@ def test_a_column_of_an_input_that_the_core_does_not_know_can_be_named(
         with (tmp_path / "p.csv").open() as predicted, table.open() as given:
             assert [row["input"] for row in csv.DictReader(predicted)] == [r["other"] for r in csv.DictReader(given)]
     hfft("train", "--config", tmp_path / "out" / "run.yaml", "--output_dir", "again")
-    assert all(np.array_equal(weights(tmp_path / "again")[name], value) for name, value in weights(tmp_path / "out").items())
+    assert all(
+        np.array_equal(weights(tmp_path / "again")[name], value) for name, value in weights(tmp_path / "out").items()
+    )
 
 
 def test_what_cannot_be_decoded_within_bounds_is_named(hfft: Command, tmp_path: Path):
