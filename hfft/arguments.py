@@ -7,7 +7,10 @@ The arguments of training stand in :mod:`hfft.training_arguments`, because they 
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from hfft.errors import UserError
 from hfft.values import require_choice, require_range
@@ -99,6 +102,13 @@ class DataArguments:
         default=None, metadata={"help": "Column of the second text of a sentence pair."}
     )
     image_column: str | None = field(default=None, metadata={"help": "Column of the image, or of its path."})
+    columns: dict[str, str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Columns of inputs that no other flag names, as tasks of other packages have, by what they are, as "
+            'JSON: {"audio": "take"}.'
+        },
+    )
     label_column: str | None = field(
         default=None, metadata={"help": "Column of the class, of the list of classes, or of the number."}
     )
@@ -152,6 +162,8 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        if self.columns is not None:
+            self.columns = _plain_columns(self.columns)
         require_choice(self, "on_problem", ON_PROBLEM)
         require_choice(self, "problem_type", PROBLEM_TYPES)
         if self.label_delimiter is not None and not self.label_delimiter:
@@ -165,4 +177,39 @@ class DataArguments:
         suffix = "_column"
         names = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name.endswith(suffix)}
         del names["group_column"]  # no input, and no label
-        return {name.removesuffix(suffix): value for name, value in names.items() if value is not None}
+        named = {name.removesuffix(suffix): value for name, value in names.items() if value is not None}
+        return {**named, **(self.columns if isinstance(self.columns, dict) else {})}
+
+
+def column_flag(role: str) -> str:
+    """Return how the column of an input, or of the label, is named on the command line."""
+    return f"--{role}_column" if _has_flag(role) else f'--columns \'{{"{role}": "..."}}\''
+
+
+def column_settings(columns: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of :class:`DataArguments` that name columns given by role."""
+    others = {role: column for role, column in columns.items() if not _has_flag(role)}
+    own = {f"{role}_column": column for role, column in columns.items() if _has_flag(role)}
+    return {**own, "columns": others} if others else own
+
+
+def names_columns(name: str) -> bool:
+    """Say whether a field of :class:`DataArguments` names columns that a task reads."""
+    return name == "columns" or (name.endswith("_column") and name != "group_column")
+
+
+def _has_flag(role: str) -> bool:
+    return any(f.name == f"{role}_column" for f in dataclasses.fields(DataArguments))
+
+
+def _plain_columns(columns: dict[str, str] | str) -> dict[str, str]:
+    """Read ``columns``; raises :class:`UserError` for what is no mapping of texts."""
+    try:
+        given = json.loads(columns) if isinstance(columns, str) else dict(columns)
+    except (ValueError, TypeError):
+        given = None
+    if not isinstance(given, dict) or not all(isinstance(text, str) for text in (*given, *given.values())):
+        raise UserError(f'columns must be JSON such as {{"audio": "take"}}, got {columns!r}.')
+    if flagged := [role for role in given if _has_flag(role)]:
+        raise UserError(f"columns: {flagged[0]} has a flag of its own: {column_flag(flagged[0])}.")
+    return given

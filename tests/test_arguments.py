@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from hfft.arguments import DataArguments, ModelArguments
+from hfft.arguments import DataArguments, ModelArguments, column_settings
 from hfft.errors import UserError
 from hfft.training_arguments import FineTuningArguments
 from hfft.values import require_range
@@ -106,3 +106,21 @@ def test_named_columns_are_those_the_user_named():
     arguments = DataArguments(text_column="sentence", text_pair_column="answer", label_column="intent")
     assert arguments.named_columns() == {"text": "sentence", "text_pair": "answer", "label": "intent"}
     assert DataArguments(image_column="file").named_columns() == {"image": "file"}
+
+
+def test_columns_of_other_inputs_are_named_by_what_they_are():
+    named = DataArguments(columns='{"audio": "take"}', label_column="who").named_columns()
+    assert named == {"audio": "take", "label": "who"}
+    assert DataArguments(columns={"audio": "take"}).named_columns() == {"audio": "take"}
+    assert column_settings(named) == {"label_column": "who", "columns": {"audio": "take"}}
+
+
+@pytest.mark.parametrize("columns", ["take", '["take"]', '{"audio": 1}', 3])
+def test_columns_that_are_no_mapping_of_texts_are_refused(columns: object):
+    with pytest.raises(UserError, match="columns must be JSON such as"):
+        DataArguments(columns=columns)
+
+
+def test_an_input_with_a_flag_of_its_own_is_named_by_that():
+    with pytest.raises(UserError, match="text has a flag of its own: --text_column"):
+        DataArguments(columns={"text": "review"})

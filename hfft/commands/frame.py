@@ -63,6 +63,7 @@ def model_parser(command: str, description: str | None) -> Parser:
     parser.add_argument("--task", help="Registered task (default: what the model was trained for).")
     for role in ("text", "text_pair", "image"):
         parser.add_argument(f"--{role}_column", help=f"Column of the {role.replace('_', ' ')}.")
+    parser.add_argument("--columns", help='Columns of other inputs, by what they are, as JSON: {"audio": "take"}.')
     parser.add_argument("--batch_size", type=positive_number, help="Examples at a time (default: 64).")
     parser.add_argument("--cache_dir", help="Folder for converted data.")
     return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hfft.arguments import column_flag
 from hfft.data.sources import Source
 from hfft.data.split_names import LABEL, REFERENCE
 from hfft.errors import UserError, listed, nearest
@@ -39,7 +40,7 @@ def input_column(source: Source, task: Task, role: str, named: Mapping[str, str]
     """Return the column of an input role, or ``None``; a named one must be there."""
     columns = source.column_names
     if role in named:
-        return _require_column(source, f"--{role}_column", named[role])
+        return _require_column(source, column_flag(role), named[role])
     wanted = next(column for column in task.inputs if column.role == role)
     taken = set(named.values())
     lower = {column.lower(): column for column in reversed(columns)}
@@ -77,7 +78,7 @@ def find_columns(source: Source, task: Task, named: Mapping[str, str], *, labell
         elif wanted.required:
             raise UserError(
                 f"{source.flag}: no {wanted.role} column in '{source.origin}'. Its columns are "
-                f"{listed(source.column_names)}: name one with --{wanted.role}_column."
+                f"{listed(source.column_names)}: name one with {column_flag(wanted.role)}."
             )
     if labelled:
         label = label_column(source, named)
@@ -113,9 +114,9 @@ def require_named_columns(source: Source, task: Task, named: Mapping[str, str]) 
     roles = {column.role for column in task.inputs}
     for role, column in named.items():
         if role not in roles | {LABEL}:
-            raise UserError(f"--{role}_column: {task.name} has no such input; it reads {listed(sorted(roles))}.")
+            raise UserError(f"{column_flag(role)}: {task.name} has no such input; it reads {listed(sorted(roles))}.")
         if not source.from_files:
-            _require_column(source, f"--{role}_column", column)
+            _require_column(source, column_flag(role), column)
 
 
 def _require_column(source: Source, flag: str, column: str) -> str:

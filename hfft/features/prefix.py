@@ -20,6 +20,7 @@ from hfft.features.extraction import model_key
 from hfft.features.recording import joined, outputs_at, rows_of
 from hfft.features.stages import Run, stages_of, worth_recording
 from hfft.features.stubs import proven, starting_from
+from hfft.hardware.seeding import random_state_kept
 from hfft.layers import LayerGroup, LayerStack
 from hfft.storage.caching import Cache
 from hfft.training.rows import fetch
@@ -217,7 +218,7 @@ def _bytes(cut: Cut, sample: list[Any]) -> float:
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Leave random numbers and buffers as if nothing had run."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.random.fork_rng():
+    with random_state_kept():
         try:
             yield
         finally:

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import set_seed
 
 from hfft.features.cuts import CannotCutError, Cut, Inputs, batch_size, tokens_of
+from hfft.hardware.seeding import random_state_kept
 
 
 @contextmanager
@@ -83,8 +85,8 @@ def proven(model: nn.Module, cut: Cut, kept: torch.Tensor, inputs: Inputs, toler
 
 def _outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
     """Return the outputs of a forward pass, always with the same dropout."""
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
+    with random_state_kept(), torch.no_grad():
+        set_seed(0)
         outputs = model(**inputs)
     logits = outputs["logits"] if isinstance(outputs, dict) and "logits" in outputs else outputs
     return [leaf for leaf in torch.utils._pytree.tree_leaves(logits) if isinstance(leaf, torch.Tensor)]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from hfft.arguments import DataArguments, ModelArguments
+from hfft.arguments import DataArguments, ModelArguments, names_columns
 from hfft.data import Source
 from hfft.data.inspecting import Track
 from hfft.data.prepared import encoded
@@ -80,7 +80,7 @@ def sort_settings(settings: Mapping[str, Any], **given: Any) -> tuple[ModelArgum
 
 def columns_of_run(run: dict[str, Any] | None, source: Source) -> dict[str, str]:
     """Return role -> column as the model's run read them, as far as this table has such columns."""
-    columns = DataArguments(**{n: v for n, v in (run or {}).items() if n.endswith("_column")}).named_columns()
+    columns = DataArguments(**{n: v for n, v in (run or {}).items() if names_columns(n)}).named_columns()
     return {role: column for role, column in columns.items() if column in source.column_names}
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hfft.arguments import DataArguments
+from hfft.arguments import column_settings
 from hfft.data import LabelledData
 from hfft.task import Task
 from hfft.training_arguments import FineTuningArguments
@@ -28,10 +27,8 @@ def rerunnable(
 ) -> dict[str, Any]:
     """Return the settings that make this run again, from any folder, also where the defaults will have changed."""
     resolved = {name: getattr(args, name) for name in _RECORDED_DEFAULTS}
-    known = {field.name for field in dataclasses.fields(DataArguments)}
-    columns = {f"{role}_column": column for role, column in data.columns.items() if f"{role}_column" in known}
     named = {"task": task.name, "problem_type": data.target.problem_type}
-    return recipe({**settings, **named, **columns, **chosen, **resolved})
+    return recipe({**settings, **named, **column_settings(data.columns), **chosen, **resolved})
 
 
 def recipe(settings: dict[str, Any]) -> dict[str, Any]:

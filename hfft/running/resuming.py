@@ -11,6 +11,7 @@ _CHECKPOINT_DEPENDS_ON = frozenset(
         *("task", "model", "revision", "data", "strategy", "layer_decay", "learning_rate", "head_learning_rate"),
         *("seed", "validation_size", "test_size", "text_column", "text_pair_column", "image_column", "label_column"),
         *(
+            "columns",
             "group_column",
             "pooling",
             "head_start",

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -22,6 +23,8 @@ from transformers import (
     T5Config,
     T5ForSequenceClassification,
     ViTConfig,
+    Wav2Vec2Config,
+    Wav2Vec2ForSequenceClassification,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -296,6 +299,31 @@ def test_dropout_above_the_cut_draws_the_same_numbers(tmp_path: Path, cache: Cac
     cached = train(text_model(noisy), texts(), tmp_path, cache, freeze="3")
     assert_equal(cached, with_dropout)
     assert max(abs(one - other) for one, other in zip(with_dropout.losses, without.losses, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize(("freeze", "recomputed"), [("2", 0), ("4", 24)])
+def test_what_is_drawn_with_numpy_is_drawn_anew_in_each_step(
+    freeze: str, recomputed: int, tmp_path: Path, cache: Cache
+):
+    """wav2vec2 hides other stretches of a sound each time it is heard, also in front of blocks that are frozen."""
+
+    def make() -> Any:
+        torch.manual_seed(0)
+        convolutions = {"conv_dim": (8, 8), "conv_kernel": (10, 8), "conv_stride": (5, 4), "num_feat_extract_layers": 2}
+        positions = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8}
+        hidden = {"mask_time_prob": 0.4, "mask_time_length": 4, "layerdrop": 0.0, "num_labels": 3}
+        return Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**SIZES, **convolutions, **positions, **hidden))
+
+    sounds = torch.randn(ROWS, 1000, generator=torch.Generator().manual_seed(0))
+    data = Dataset.from_dict({"input_values": sounds.tolist(), "labels": [row % 3 for row in range(ROWS)]})
+    losses = []
+    for folder, kept in (("plain", None), ("cached", cache)):
+        np.random.seed(0)
+        trainer = train(make(), data.with_format("torch"), tmp_path / folder, kept, freeze=freeze)
+        losses.append(trainer.losses)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert steps_with(trainer, "conv_layers") == recomputed  # most of what 4 freezes lies behind what is drawn
+    assert steps_with(trainer, "encoder.layers.0") == 24
 
 
 def forward_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
