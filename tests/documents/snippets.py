@@ -41,7 +41,9 @@ _PATCHES = "__patches__"
 def start_document(namespace: dict[str, Any]) -> None:
     """Go into a folder of the document's own."""
     patches = pytest.MonkeyPatch()
-    patches.chdir(workplace.make_workplace())
+    folder = workplace.make_workplace()
+    patches.chdir(folder)
+    patches.setenv("HOME", str(folder))
     namespace |= {_PATCHES: patches, "find_spec": find_spec}
 
 
