@@ -419,14 +419,14 @@ def test_layers_that_were_frozen_when_the_optimizer_was_made_are_refused(tmp_pat
 
 
 def test_reentrant_checkpointing_is_refused(tmp_path: Path):
-    options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    options = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
     with pytest.raises(UserError, match="use_reentrant"):
         train(tmp_path, "bert", **options)
 
 
 def test_activation_checkpointing_changes_nothing(tmp_path: Path):
     plain = train(tmp_path / "plain", "bert")
-    checkpointed = train(tmp_path / "checkpointed", "bert", gradient_checkpointing=True)
+    checkpointed = train(tmp_path / "checkpointed", "bert", activation_checkpointing=True)
     for (name, expected), actual in zip(plain.state_dict().items(), checkpointed.state_dict().values(), strict=True):
         assert torch.allclose(expected, actual, atol=1e-6), name
 
