@@ -179,7 +179,7 @@ def fine_tune(
     for note in filter(None, (*of_quantizing, of_pooling, *start.notes, *of_adapters)):
         record.notes.append(note)
         console.print(f"  {note[0].upper()}{note[1:]}")
-    trainer = make_trainer(task, loaded, processor, labelled, args, measure, cache, console)
+    trainer = make_trainer(task, loaded, processor, labelled, args, measure, cache, console, start)
     if args.calibration != "none":
         logit_layers(loaded, _few_inputs(trainer))  # a head that cannot hold a temperature is refused before training
     trackers = Trackers(trainer, record.settings)

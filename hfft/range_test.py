@@ -173,9 +173,9 @@ def _trainer(settings: dict[str, Any], console: Console) -> FineTuningTrainer:
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
     with computing(SMALLER_BATCHES):
         model, _ = quantized(task, model, processor, labelled, args)
-        start_training(task, model, processor, labelled, args, model_arguments.pooling, cache, console)
+        start = start_training(task, model, processor, labelled, args, model_arguments.pooling, cache, console)
         model, _ = adapted(task, model, processor, labelled, args)
-    trainer = make_trainer(task, model, processor, labelled, args, measure, cache, console)
+    trainer = make_trainer(task, model, processor, labelled, args, measure, cache, console, start)
     trainer.remove_callback(GradualUnfreezing)
     return trainer
 

@@ -40,6 +40,7 @@ from hfft.storage.caching import Cache
 from hfft.storage.checkpoints import WholeCheckpoints
 from hfft.strategies import load_strategy
 from hfft.training.sampling import EpochOfSampler, GlobalBatchSampler
+from hfft.training.soft_start import SoftStart
 from hfft.training.steps import GuardedSteps
 from hfft.training_arguments import FineTuningArguments, schedule_name, uses_layerwise_rates
 
@@ -47,7 +48,7 @@ _PREPARED = "_is_accelerate_prepared"
 _SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
-class FineTuningTrainer(GuardedSteps, WholeCheckpoints, ModelPushes):
+class FineTuningTrainer(SoftStart, GuardedSteps, WholeCheckpoints, ModelPushes):
     """A Trainer that reads :class:`FineTuningArguments`; everything else is the Trainer's own.
 
     Args:

@@ -213,8 +213,9 @@ def make_trainer(
     measure: Measure,
     cache: Cache,
     console: Console,
+    start: Start,
 ) -> FineTuningTrainer:
-    """Return the trainer of a run; what does not fit is a :class:`UserError` before a folder is made."""
+    """Return the trainer of a run from its start; what does not fit is a :class:`UserError` before a folder is made."""
     strategy = load_strategy(args.strategy)
     rates = f"{args.learning_rate:g} for all layers"
     if uses_layerwise_rates(args):
@@ -257,6 +258,8 @@ def make_trainer(
         raise
     except (ImportError, RuntimeError, ValueError) as error:
         raise UserError(f"The training arguments do not fit: {' '.join(str(error).split())}") from error
+    if start.readout is not None and "log_loss" in data.target.metrics.functions:  # a number is no logit
+        trainer.soften(start.readout.classifier.layer, strategy.head_scale)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if not args.disable_tqdm:
