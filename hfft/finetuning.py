@@ -120,7 +120,7 @@ def fine_tune(
     for note in prepared.notes:
         record.notes.append(note)
         console.print(f"  {note[0].upper()}{note[1:]}")
-    trainer = make_trainer(prepared)
+    trainer = make_trainer(prepared, start)
     if args.calibration != "none":
         # a head that cannot hold a temperature is refused before training
         logit_layers(prepared.model, prepared.few_inputs())

@@ -142,9 +142,9 @@ def _trainer(settings: dict[str, Any], console: Console) -> FineTuningTrainer:
             f"--strategy: {strategy.name} solves the head and makes no steps, so it has no learning rate to be found."
         )
     prepared = prepare(*read_data(settings, console), settings, console)
-    prepared.start()
+    start = prepared.start()
     prepared.adapt()
-    trainer = make_trainer(prepared)
+    trainer = make_trainer(prepared, start)
     trainer.remove_callback(GradualUnfreezing)
     return trainer
 

@@ -20,6 +20,8 @@ class Strategy:
         gradual: whether the layers thaw one after the other, the head first.
         solved_head: whether the head starts as the solution for the trunk's features, and not at random, unless
             ``head_start`` says otherwise.
+        head_scale: what the logits of a solved head are multiplied by before the training, a power of two. The smaller
+            they are, the less a head that answers all training examples keeps from the layers below.
         trains: whether anything is trained after that.
         space: what `hfft search` tries unless it is told: arguments with their ranges and lists, as in its file.
         adapter: fields of the PEFT configuration whose adapters are trained beside the trunk, which itself stays as it
@@ -32,6 +34,7 @@ class Strategy:
     layerwise: bool
     gradual: bool = False
     solved_head: bool = False
+    head_scale: float = 1.0
     trains: bool = True
     adapter: Mapping[str, Any] | None = None
     rate: float = 1.0
@@ -59,6 +62,7 @@ STRATEGIES = {
             "full",
             "all layers from the first step",
             layerwise=True,
+            head_scale=0.25,
             space={**_RATES, "weight_decay": {"low": 1e-3, "high": 0.3, "log": True}},
         ),
         Strategy(
@@ -83,6 +87,7 @@ STRATEGIES = {
             "a solved head first, then all layers",
             layerwise=True,
             solved_head=True,
+            head_scale=0.25,
             space={**_RATES, "pooling": ["model", "mean"]},
         ),
         # Hu et al. 2022, arXiv:2106.09685

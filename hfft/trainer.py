@@ -36,6 +36,7 @@ from hfft.training.pushing import ModelPushes
 from hfft.training.rates import LayerRates
 from hfft.training.rows import ROWS
 from hfft.training.sampling import EpochOfSampler
+from hfft.training.soft_start import SoftStart
 from hfft.training.steps import GuardedSteps
 from hfft.training_arguments import FineTuningArguments
 
@@ -43,7 +44,7 @@ _PREPARED = "_is_accelerate_prepared"
 _SPEED_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
-class FineTuningTrainer(GuardedSteps, GlobalBatches, LayerRates, WholeCheckpoints, ModelPushes):
+class FineTuningTrainer(SoftStart, GuardedSteps, GlobalBatches, LayerRates, WholeCheckpoints, ModelPushes):
     """A Trainer that reads :class:`FineTuningArguments`; everything else is the Trainer's own.
 
     Args:

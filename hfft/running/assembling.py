@@ -13,6 +13,7 @@ from hfft.callbacks.progress import TrainingProgress
 from hfft.data.inspecting import Track
 from hfft.data.split_names import REFERENCE
 from hfft.errors import UserError
+from hfft.features.start import Start
 from hfft.findings import reference_text
 from hfft.layers import LayerStack
 from hfft.optim import layerwise_param_groups
@@ -25,8 +26,8 @@ from hfft.trainer import FineTuningTrainer
 from hfft.training.optimizers import group_arguments
 
 
-def make_trainer(prepared: Preparation) -> FineTuningTrainer:
-    """Return the trainer of a run; what does not fit is a :class:`UserError` before a folder is made."""
+def make_trainer(prepared: Preparation, start: Start) -> FineTuningTrainer:
+    """Return the trainer of a run from its start; what does not fit is a :class:`UserError` before a folder is made."""
     task, data, args, measure = prepared.task, prepared.data, prepared.args, prepared.measure
     if args.uses_layerwise_rates:
         layerwise_param_groups(prepared.model, **group_arguments(args))
@@ -65,6 +66,8 @@ def make_trainer(prepared: Preparation) -> FineTuningTrainer:
         raise
     except (ImportError, RuntimeError, ValueError) as error:
         raise UserError(f"The training arguments do not fit: {' '.join(str(error).split())}") from error
+    if start.readout is not None and "log_loss" in data.target.metrics.functions:  # a number is no logit
+        trainer.soften(start.readout.classifier.layer, strategy.head_scale)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if not args.disable_tqdm:

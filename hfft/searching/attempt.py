@@ -144,7 +144,7 @@ def _measure(task: Task, part: Part, settings: Mapping[str, Any], objective: Obj
             args.save_strategy, args.load_best_model_at_end = type(args.save_strategy)("no"), False
         else:
             args.save_only_model = True
-        trainer = make_trainer(prepared)
+        trainer = make_trainer(prepared, start)
         if report is not None:
             trainer.add_callback(_Watch(objective.name, report))
         with computing(SMALLER_BATCHES):

@@ -37,7 +37,7 @@ def head_layers(model: nn.Module, outputs: int) -> list[nn.Linear]:
 
 
 @torch.no_grad()
-def rescale(layer: nn.Linear, scale: float, shift: float) -> None:
+def rescale(layer: nn.Linear | nn.Conv2d, scale: float, shift: float) -> None:
     """Make the layer's output y become ``scale * y + shift``, which needs a bias unless ``shift`` is 0."""
     layer.weight.copy_(layer.weight.double() * scale)
     if layer.bias is not None:

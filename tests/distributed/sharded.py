@@ -79,8 +79,8 @@ if __name__ == "__main__":
     }
     if run:
         preparing.FineTuningTrainer = ShardedTrainer
-        settings = {"strategy": "lp-ft", "num_train_epochs": 2, "use_cpu": True}
-        result = finetuning.finetune(model=run[0], data=run[1], output_dir=folder, **settings)
+        settings = {"strategy": "lp-ft", "num_train_epochs": 2, "use_cpu": True, "learning_rate": float(run[2])}
+        result = finetuning.finetune(model=run[0], data=run[1], output_dir=folder, warmup_steps=0, **settings)
         assert isinstance(result.trainer.model, torch.distributed.fsdp.FSDPModule)
         leave(0)
     for step in (None, *RESUMED):

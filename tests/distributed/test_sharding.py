@@ -37,10 +37,16 @@ def test_unfreezing_and_resuming_under_fsdp_trains_the_model_of_one_process(kind
             torch.testing.assert_close(trained[key], value, atol=1e-6, rtol=1e-5, msg=f"{name}: {key}")
 
 
-def test_what_a_sharded_run_ships_has_the_metrics_that_it_tells(tiny_bert: Path, text_folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("rate", [2e-4, 3.0])  # with the latter the solved head ships
+def test_what_a_sharded_run_ships_has_the_metrics_that_it_tells(
+    tiny_bert: Path, text_folder: Path, tmp_path: Path, rate: float
+):
     out = tmp_path / "out"
-    launch(str(out), "SHARDED_STATE_DICT", str(tiny_bert), str(text_folder))
+    launch(str(out), "SHARDED_STATE_DICT", str(tiny_bert), str(text_folder), str(rate))
     told = json.loads((out / "metrics.json").read_text())
     found = hfft.evaluate(model=str(out), data=str(text_folder)).metrics
     assert found["test_log_loss"] == pytest.approx(told["test_log_loss"], abs=1e-6)
     assert told["test_accuracy"] > 0.6  # of three classes
+    if rate > 1:
+        for name in ("log_loss", "accuracy"):
+            assert told[f"test_{name}"] == pytest.approx(told[f"baseline_probe_test_{name}"], abs=1e-6)

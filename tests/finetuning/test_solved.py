@@ -75,7 +75,10 @@ def test_run_yaml_solves_the_same_head_again(probe, tmp_path: Path):
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_lp_ft_starts_from_the_probe_and_trains_every_layer(tiny_bert, text_folder, tmp_path: Path):
+@pytest.mark.parametrize("strategy", [{"strategy": "lp-ft"}, {"strategy": "full", "head_start": "solved"}])
+def test_lp_ft_starts_from_a_quarter_of_the_probe_and_trains_every_layer(
+    tiny_bert, text_folder, tmp_path: Path, strategy: dict[str, str]
+):
     rate = {
         "load_best_model_at_end": False,
         "learning_rate": 1e-6,
@@ -86,7 +89,7 @@ def test_lp_ft_starts_from_the_probe_and_trains_every_layer(tiny_bert, text_fold
         "save_strategy": "no",
     }
     common = {"model": str(tiny_bert), "data": str(text_folder), "pooling": "model", **QUICK, **rate}
-    tuned = hfft.finetune(output_dir=str(tmp_path / "tuned"), strategy="lp-ft", **common)
+    tuned = hfft.finetune(output_dir=str(tmp_path / "tuned"), **strategy, **common)
     solved = hfft.finetune(
         output_dir=str(tmp_path / "solved"),
         strategy="linear-probe",
@@ -97,7 +100,8 @@ def test_lp_ft_starts_from_the_probe_and_trains_every_layer(tiny_bert, text_fold
     )
     one, other = (load_file(Path(run.output_dir) / "model.safetensors") for run in (tuned, solved))
     assert all(not torch.equal(one[name], other[name]) for name in one if name.endswith("weight"))
-    torch.testing.assert_close(one["classifier.weight"], other["classifier.weight"], atol=2e-6, rtol=0)
+    for name in ("classifier.weight", "classifier.bias"):
+        torch.testing.assert_close(one[name], other[name] / 4, atol=2e-6, rtol=0)
 
 
 def evaluated(run: hfft.FineTuneResult) -> list[int]:
@@ -113,9 +117,12 @@ def test_where_training_only_harms_the_solved_head_ships(tiny_bert, text_folder,
     shipped, start = (
         load_file(tmp_path / "out" / path) for path in ("model.safetensors", "checkpoint-0/model.safetensors")
     )
-    assert all(torch.equal(shipped[name], start[name]) for name in start)
+    factors = {name: 4 if strategy == "lp-ft" and name.startswith("classifier.") else 1 for name in start}
+    assert all(torch.equal(shipped[name], start[name] * factors[name]) for name in start)
     entry = next(entry for entry in run.record.history if entry.get("step") == 0)
     assert run.metrics["validation_loss"] == entry["eval_loss"]
+    found = run.trainer.evaluate()  # of what ships, which the start was judged by
+    assert found["eval_loss"] == pytest.approx(entry["eval_loss"], rel=1e-6)
     assert any("the solved head ships" in note for note in run.record.notes)
 
 
