@@ -29,7 +29,14 @@ Parts = tuple[Any, Dataset, Dataset, Callable[[list[dict[str, Any]]], Any]]
 
 
 def stock_trainer(
-    options: Namespace, seed: int, folder: Path, *, learning_rate: float, padded: bool = False, frozen: bool = False
+    options: Namespace,
+    seed: int,
+    folder: Path,
+    *,
+    learning_rate: float,
+    padded: bool = False,
+    frozen: bool = False,
+    **settings: Any,
 ) -> Trainer:
     """Return a Trainer in float32 with the Trainer's own defaults; its evaluation data is the test split.
 
@@ -40,6 +47,7 @@ def stock_trainer(
         learning_rate: of everything that trains.
         padded: pad every text to the greatest length, and not to the longest of its batch.
         frozen: train the head alone.
+        settings: more of TrainingArguments.
     """
     set_seed(seed)
     model, train, test, collate = _images(options) if holds_images(options.data) else _texts(options, padded)
@@ -50,7 +58,7 @@ def stock_trainer(
         output_dir=str(folder / "stock"), num_train_epochs=options.epochs, learning_rate=learning_rate, seed=seed,
         per_device_train_batch_size=options.batch_size, per_device_eval_batch_size=64, eval_strategy="no",
         save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=not torch.accelerator.is_available(), **settings,
     )  # fmt: skip
     return Trainer(model, args, train_dataset=train, eval_dataset=test, data_collator=collate)
 
