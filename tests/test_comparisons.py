@@ -157,3 +157,24 @@ compare(comparison_parser("", 1, "told.json").parse_args(), ("one", "other"), ru
     assert found["summary"]["other"]["training_seconds"] == 2
     assert all(run["megabytes"] > 1 and run["startup_seconds"] > 0 for run in found["runs"])
     assert "0.50x" in done.stdout
+
+
+@pytest.mark.parametrize(("model", "data"), [("tiny_bert", "text_folder"), ("tiny_timm", "image_folder")])
+def test_few_examples_are_drawn_for_every_side_alike(comparison, model, data, request, tmp_path, monkeypatch, capsys):
+    paths = [str(request.getfixturevalue(name)) for name in (model, data)]
+    few_shot = importlib.import_module("few_shot")
+    rows = few_shot._rows(str(few_shot.draw(paths[1], 2, 0, tmp_path / "drawn")), "train")
+    assert set(rows["label"].value_counts()) == {2}
+    flags = ["--model", paths[0], "--data", paths[1], "--per_class", "3", "--strategies", "linear-probe"]
+    runs = told("few_shot", flags, tmp_path, monkeypatch)["runs"]
+    assert [(run["side"], run["per_class"], run["draw"]) for run in runs] == [
+        ("stock Trainer", 3, 0),
+        ("hfft, linear-probe", 3, 0),
+    ]
+    assert all(0 <= run["accuracy"] <= 1 for run in runs)
+    assert "3 per class" in capsys.readouterr().out
+
+
+def test_the_mean_of_draws_has_student_s_interval(comparison):
+    few_shot = importlib.import_module("few_shot")
+    assert few_shot.half_width([1.0, 2.0, 3.0]) == pytest.approx(4.303 / 3**0.5, rel=1e-3)
