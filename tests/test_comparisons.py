@@ -165,14 +165,14 @@ def test_few_examples_are_drawn_for_every_side_alike(comparison, model, data, re
     few_shot = importlib.import_module("few_shot")
     rows = few_shot._rows(str(few_shot.draw(paths[1], 2, 0, tmp_path / "drawn")), "train")
     assert set(rows["label"].value_counts()) == {2}
-    flags = ["--model", paths[0], "--data", paths[1], "--per_class", "3", "--strategies", "linear-probe"]
+    flags = ["--model", paths[0], "--data", paths[1], "--per_class", "4", "--strategies", "linear-probe"]
     runs = told("few_shot", flags, tmp_path, monkeypatch)["runs"]
     assert [(run["side"], run["per_class"], run["draw"]) for run in runs] == [
-        ("stock Trainer", 3, 0),
-        ("hfft, linear-probe", 3, 0),
+        ("stock Trainer", 4, 0),
+        ("hfft, linear-probe", 4, 0),
     ]
     assert all(0 <= run["accuracy"] <= 1 for run in runs)
-    assert "3 per class" in capsys.readouterr().out
+    assert "4 per class" in capsys.readouterr().out
 
 
 def test_the_mean_of_draws_has_student_s_interval(comparison):
