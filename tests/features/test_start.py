@@ -109,6 +109,22 @@ def test_features_are_computed_once(bert, text_data: LabelledData, tmp_path: Pat
     assert not np.array_equal(changed, first)
 
 
+def test_an_encoder_that_cannot_say_what_it_depends_on_has_features_that_are_not_kept(
+    bert, text_data: LabelledData, tmp_path: Path
+):
+    class Plain(TextClassification):
+        def encoder(self, processor: Any, training: bool) -> Any:
+            return lambda batch: dict(processor(batch["text"]))
+
+    model, tokenizer = bert
+    train, cache = text_data.splits["train"], Cache(tmp_path, 10**8)
+    plain, usual = (Features(task, model, tokenizer, train, cache) for task in (Plain(), TextClassification()))
+    found = plain.read(plain.readout())
+    assert not cache.entries()
+    np.testing.assert_allclose(found, usual.read(usual.readout()), atol=1e-5)
+    assert cache.entries()
+
+
 def test_another_pooling_is_no_cached_feature(text_data: LabelledData, tiny_bert: Path, tmp_path: Path):
     task, found = TextClassification(), []
     for pooling in ("model", "mean"):

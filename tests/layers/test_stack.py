@@ -24,6 +24,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hfft import LayerStack, UserError
 from hfft.layers import blocks_of
@@ -270,7 +271,10 @@ class LateToken(Late):
         self.token = nn.Parameter(torch.zeros(1, 4))
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        return self.blocks[1](self.blocks[0](self.embed(x)) + self.token)
+        x = self.embed(x)
+        for index, block in enumerate(self.blocks):
+            x = block(x + self.token if index == 1 else x)
+        return x
 
 
 def test_a_class_token_that_joins_between_blocks_is_the_stem_s():
@@ -382,6 +386,25 @@ class InTraining(Late):
 def test_the_order_does_not_depend_on_the_mode(training):
     stack = LayerStack.from_model(InTraining().train(training))
     assert stack[0].parameter_names == ("noise.weight", "noise.bias", "embed.weight", "embed.bias")
+
+
+class Attending(GradientCheckpointingLayer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.norm, self.more = nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.more(self.norm(self.dense(x)))
+
+
+class Convolving(Attending):
+    pass
+
+
+def test_blocks_of_different_classes_are_known_by_their_mark():
+    model = nn.Module()
+    model.layers = nn.ModuleList([Attending(), Convolving()])
+    assert [group.name for group in LayerStack.from_model(model)] == ["layers.0", "layers.1"]
 
 
 def test_a_model_without_blocks_is_an_error_that_shows_what_was_seen():

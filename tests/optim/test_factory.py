@@ -204,6 +204,14 @@ def test_optimizers_with_groups_of_their_own_are_refused(made, options, monkeypa
         layerwise_optimizer("galore_adamw", lr=0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("lbfgs", "takes a single parameter group"), ("sparseadam", "takes sparse gradients only")]
+)
+def test_optimizers_that_do_not_take_such_groups_are_refused_with_the_reason(name, message):
+    with pytest.raises(UserError, match=f"optim: {name} {message}"):
+        layerwise_optimizer(name, lr=0.1)
+
+
 def test_an_optimizer_whose_package_is_missing_is_refused():
     with pytest.raises(UserError, match="optim: lomo cannot be used"):
         layerwise_optimizer("lomo", lr=0.1)
