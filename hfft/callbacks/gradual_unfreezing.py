@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -171,6 +172,8 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         if thawed := self.schedule.thaws_at(step):
             names = listed([self.stack[group].name for group in reversed(thawed)])
             logger.info("Step %d: %s thaws; %s", step, names, self.describe(step))
+            if args.torch_compile:
+                torch.compiler.reset()  # torch 2.10 goes on with the graph in which the group gets no gradient
         self._scheduled = [(group, group["lr"]) for group in kwargs["optimizer"].param_groups]
         for group, rate in self._scheduled:
             group["lr"] = rate * self._factor(group, step)
