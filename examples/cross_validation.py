@@ -10,7 +10,7 @@ Predicts each of 333 docstrings once, by a model that has not seen it. Features 
 from __future__ import annotations
 
 import hfft
-from hfft.demo import ASSETS
+from hfft.demonstrations import ASSETS
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from transformers import pipeline
 
 import hfft
-from hfft.demo import ASSETS
+from hfft.demonstrations import ASSETS
 
 
 def main() -> None:

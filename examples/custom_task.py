@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, default_data_collator
 
 import hfft
-from hfft.demo import ASSETS
+from hfft.demonstrations import ASSETS
 from hfft.loading import load_classifier
 
 SIDE = 8  # readings

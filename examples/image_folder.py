@@ -15,7 +15,7 @@ import numpy as np
 from transformers import pipeline
 
 import hfft
-from hfft.demo import ASSETS, write_digits
+from hfft.demonstrations import ASSETS, write_digits
 
 
 def main() -> None:

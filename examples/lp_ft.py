@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import hfft
-from hfft.demo import ASSETS, write_digits
+from hfft.demonstrations import ASSETS, write_digits
 
 
 def main() -> None:

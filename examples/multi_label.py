@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas
 
 import hfft
-from hfft.demo import ASSETS
+from hfft.demonstrations import ASSETS
 
 
 def main() -> None:

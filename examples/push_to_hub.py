@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 
 import hfft
-from hfft.demo import ASSETS
+from hfft.demonstrations import ASSETS
 
 
 def main(repo_id: str) -> None:

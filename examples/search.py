@@ -10,7 +10,7 @@ Expect a line for each trial, the best settings, an ordinary run folder, and ``t
 from __future__ import annotations
 
 import hfft
-from hfft.demo import ASSETS
+from hfft.demonstrations import ASSETS
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import pandas
 from transformers import pipeline
 
 import hfft
-from hfft.demo import ASSETS
+from hfft.demonstrations import ASSETS
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
 
 import hfft
-from hfft.demo import ASSETS
+from hfft.demonstrations import ASSETS
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ thaw one by one on the way, and a test accuracy around 0.8, where the most frequ
 from __future__ import annotations
 
 import hfft
-from hfft.demo import ASSETS
+from hfft.demonstrations import ASSETS
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from accelerate.utils.memory import should_reduce_batch_size
 from safetensors import SafetensorError
 
 from hfft.errors import ProcessError, UserError
@@ -30,7 +29,7 @@ def computing(advice: str) -> Iterator[None]:
         # torch puts the traceback into the message
         raise UserError(text.rstrip().rpartition(f"{UserError.__name__}: ")[2]) from error
     except RuntimeError as error:
-        if should_reduce_batch_size(error):
+        if _is_of_memory(error):
             raise ProcessError(f"The memory of the device is too small. {advice}") from error
         if "DataLoader worker" not in str(error):
             raise
@@ -50,6 +49,12 @@ def writing_output(path: Path) -> Iterator[None]:
         raise UserError(f"--output: '{path}' cannot be written: {_reason(error)}.") from error
 
 
+def _is_of_memory(error: Exception) -> bool:
+    from accelerate.utils.memory import should_reduce_batch_size  # imports torch, which a check does without
+
+    return bool(should_reduce_batch_size(error))
+
+
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or " ".join(str(error).split())
 
@@ -66,7 +71,7 @@ def writing(folder: Path, what: str, *others: type[Exception]) -> Iterator[None]
     try:
         yield
     except Exception as error:
-        if not isinstance(error, (OSError, SafetensorError, *others)) or should_reduce_batch_size(error):
+        if not isinstance(error, (OSError, SafetensorError, *others)) or _is_of_memory(error):
             raise
         raise ProcessError(
             f"--output_dir: {what} cannot be written to '{folder}': {_reason(error)}. What was saved before stays; "

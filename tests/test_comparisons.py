@@ -56,10 +56,10 @@ def test_a_probe_is_measured_beside_the_stock_trainer(comparison, model, data, r
 
 def test_the_second_run_finds_its_features(comparison, tiny_bert, text_folder, tmp_path, monkeypatch):
     passes: list[int] = []
-    from hfft.features import start
+    from hfft.features import of_split
 
-    original = start.compute_features
-    monkeypatch.setattr(start, "compute_features", lambda *args, **kw: passes.append(1) or original(*args, **kw))
+    original = of_split.compute_features
+    monkeypatch.setattr(of_split, "compute_features", lambda *args, **kw: passes.append(1) or original(*args, **kw))
     probe = importlib.import_module("probe")
     options = comparison.comparison_parser("", 1, "").parse_args(
         ["--model", str(tiny_bert), "--data", str(text_folder)]

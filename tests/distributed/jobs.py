@@ -26,7 +26,7 @@ def watched(facts: dict[str, Any], job: dict[str, Any]) -> Iterator[None]:
 
     from hfft import finetuning, trainer
     from hfft.hardware.processes import reduce_what_trains
-    from hfft.running import preparing
+    from hfft.running import assembling
     from hfft.trainer import FineTuningTrainer
 
     class Watched(FineTuningTrainer):
@@ -79,7 +79,7 @@ def watched(facts: dict[str, Any], job: dict[str, Any]) -> Iterator[None]:
         return result
 
     with (
-        mock.patch.object(preparing, "FineTuningTrainer", Watched),
+        mock.patch.object(assembling, "FineTuningTrainer", Watched),
         mock.patch.object(finetuning, "finetune", noted),
         mock.patch.object(trainer, "reduce_what_trains", counted),
         mock.patch.object(torch.distributed, "_DEFAULT_FIRST_BUCKET_BYTES", 1000),  # more than one bucket

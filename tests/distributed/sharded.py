@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForSequenceClassification, default_data
 
 from hfft import FineTuningArguments, FineTuningTrainer, finetuning, training_checks
 from hfft.hardware.processes import leave
-from hfft.running import preparing
+from hfft.running import assembling
 
 STEPS, ROWS = 8, 32
 RESUMED = (1, 2, 3)  # of the thaws at 2, 3 and 4
@@ -78,7 +78,7 @@ if __name__ == "__main__":
         "FSDP_STATE_DICT_TYPE": kind,
     }
     if run:
-        preparing.FineTuningTrainer = ShardedTrainer
+        assembling.FineTuningTrainer = ShardedTrainer
         settings = {"strategy": "lp-ft", "num_train_epochs": 2, "use_cpu": True, "learning_rate": float(run[2])}
         result = finetuning.finetune(model=run[0], data=run[1], output_dir=folder, warmup_steps=0, **settings)
         assert isinstance(result.trainer.model, torch.distributed.fsdp.FSDPModule)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import hfft
-from hfft.demo import ASSETS, write_digits
+from hfft.demonstrations import ASSETS, write_digits
 
 SCRIPT = str(Path(__file__).parents[2] / "examples" / "case_studies" / "caltech101.py")
 COUNTS = (2, 6)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from hfft.arguments import CrossValidationArguments, SearchArguments
+from hfft.command_arguments import CrossValidationArguments, SearchArguments
 from hfft.cli import main
-from hfft.demo import ASSETS, write_digits
+from hfft.demonstrations import ASSETS, write_digits
 from hfft.parsing import read_yaml, split_settings, train_parser, training_arguments
 from hfft.searching.space import read_space
 

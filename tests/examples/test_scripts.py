@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 import hfft
-from hfft.demo import ASSETS
+from hfft.demonstrations import ASSETS
 from tests.hub_server import TOKEN, Hub, serve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

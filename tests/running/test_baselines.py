@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import hfft
 from hfft import UserError, finetuning
-from hfft.features import start
+from hfft.features import of_split
 from hfft.running import baselines
 from hfft.targets.target import THRESHOLDS
 from tests.conftest import make_sentences, write_csv
@@ -157,14 +157,14 @@ def test_thresholds_are_tuned_as_those_of_the_model_are(tiny_bert, tmp_path):
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many examples features were computed of, each time."""
-    compute, counts = start.compute_features, []
+    compute, counts = of_split.compute_features, []
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         rows, features = compute(*args, **kwargs)
         counts.append(len(rows))
         return rows, features
 
-    monkeypatch.setattr(start, "compute_features", counted)
+    monkeypatch.setattr(of_split, "compute_features", counted)
     return counts
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 import hfft
 from hfft import UserError, cli
-from hfft.features import start
+from hfft.features import of_split
 from hfft.running.preparing import Preparation
 from hfft.searching import attempt, cases, running
 from hfft.searching.attempt import Objective, Part
@@ -45,7 +45,7 @@ def counts() -> list[int]:
 
 @pytest.fixture(scope="module")
 def result(settings, counts, tmp_path_factory: pytest.TempPathFactory) -> hfft.SearchResult:
-    compute = start.compute_features
+    compute = of_split.compute_features
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         rows, features = compute(*args, **kwargs)
@@ -53,7 +53,7 @@ def result(settings, counts, tmp_path_factory: pytest.TempPathFactory) -> hfft.S
         return rows, features
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(start, "compute_features", counted)
+        patch.setattr(of_split, "compute_features", counted)
         own = {name: value for name, value in settings.items() if name != "validation_size"}
         out = tmp_path_factory.mktemp("search") / "out"
         return hfft.search(**own, output_dir=str(out), space=GRID, sampler="grid")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hfft.features.rows import ROWS, NumberedCollator, NumberedRows, Views, fetch
+from hfft.training.rows import ROWS, NumberedCollator, NumberedRows, Views, fetch
 
 
 class Together(list):
