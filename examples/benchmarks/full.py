@@ -66,10 +66,10 @@ def run_hfft(options: Namespace, seed: int, folder: Path, **settings: Any) -> Re
     from timing import Stopwatch
 
     import hfft
-    from hfft.running import preparing
+    from hfft.running import assembling
 
     watch = Stopwatch()
-    with watch.around((preparing, "_encoded"), (hfft.FineTuningTrainer, "train")):
+    with watch.around((assembling, "_encoded"), (hfft.FineTuningTrainer, "train")):
         result = hfft.finetune(
             model=options.model, data=options.data, output_dir=str(folder / "out"), cache_dir=str(folder / "cache"),
             strategy="full", num_train_epochs=options.epochs, per_device_train_batch_size=options.batch_size,

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import yaml
 
-from hfft.command_arguments import CrossValidationArguments, SearchArguments
 from hfft.cli import main
+from hfft.command_arguments import CrossValidationArguments, SearchArguments
 from hfft.demonstrations import ASSETS, write_digits
-from hfft.parsing import read_yaml, split_settings, train_parser, training_arguments
+from hfft.parsing import train_parser
 from hfft.searching.space import read_space
+from hfft.settings import split_settings, training_arguments
+from hfft.yaml_settings import read_yaml
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 RUNS = sorted(path for path in CONFIGS.glob("*.yaml") if path.name != "search_space.yaml")
