@@ -14,30 +14,13 @@ import importlib
 import textwrap
 from collections.abc import Iterable
 from typing import Any
-from unittest import mock
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-
-class _FoundError(Exception):
-    """Carries the parser that was about to print its help."""
-
-
-def parser_of(command: str) -> argparse.ArgumentParser:
-    """Return the parser that a command makes for itself."""
-    from hfft.commands import COMMANDS
-
-    def stop(parser: argparse.ArgumentParser, file: Any = None) -> None:
-        raise _FoundError(parser)
-
-    with mock.patch.object(argparse.ArgumentParser, "print_help", stop):
-        try:
-            COMMANDS[command](["--help"])
-        except _FoundError as found:
-            return found.args[0]
-    raise AssertionError(f"hfft {command} --help shows no help")
+from hfft.commands import COMMANDS
+from hfft.completion import parser_of
 
 
 def inline(text: str) -> list[nodes.Node]:
@@ -74,7 +57,7 @@ class CommandDirective(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return a sentence, the usage and the flags."""
         command = self.arguments[0]
-        parser = parser_of(command)
+        parser = parser_of(COMMANDS[command])
         words = (parser.usage or parser.format_usage().removeprefix("usage: ")).split()
         usage = "\n".join(textwrap.wrap(" ".join(words), 84, subsequent_indent="    ", break_on_hyphens=False))
         shared = shared_fields(command)
