@@ -15,6 +15,7 @@ from hfft.adapters.quantizing import quantize
 from hfft.arguments import ModelArguments
 from hfft.data import LabelledData
 from hfft.data.prepared import encoded
+from hfft.data.split_names import LABEL
 from hfft.errors import UserError
 from hfft.failures import computing
 from hfft.features.extraction import model_inputs
@@ -85,8 +86,9 @@ class Preparation:
             self.notes += told
 
     def few_inputs(self) -> dict[str, Any]:
-        """Return a batch of two training examples, or of the only one, on the model's device."""
-        split, encoder = self.data.splits["train"], self.task.encoder(self.processor, training=False)
+        """Return a batch of two training examples without labels, or of the only one, on the model's device."""
+        split = self.data.splits["train"].remove_columns([LABEL])
+        encoder = self.task.encoder(self.processor, training=False)
         examples = encoded(split.select(range(min(2, len(split)))), encoder, None, seed=0)
         batch = self.task.collator(self.processor)([examples[row] for row in range(len(examples))])
         return model_inputs(batch, next(self.model.parameters()).device)

@@ -75,6 +75,7 @@ class Training:
     def _tell(self, event: str) -> None:
         arguments = SimpleNamespace(
             gradient_accumulation_steps=1,
+            torch_compile=False,
             ddp_static_graph=None,
             ddp_find_unused_parameters=None,
             activation_checkpointing=False,
