@@ -1,6 +1,6 @@
 """A pytest plugin that runs every command and snippet of a document: one test for each block, in its order.
 
-    pytest -p tests.documents.snippets README.md docs
+    pytest -n 0 -p tests.documents.snippets README.md docs
 
 The blocks of a document share a folder and a Python namespace, both of their own. What the languages mean:
 
