@@ -1,4 +1,4 @@
-"""What can be said of the documents without running them; the snippets run by `pytest -n 0 -p tests.documents.snippets`."""
+"""What can be said of the documents without running them; their snippets run in a call of their own: see `snippets.py`."""
 
 from __future__ import annotations
 
