@@ -1,4 +1,4 @@
-"""What can be said of the documents without running them; their snippets run in a call of their own: see `snippets.py`."""
+"""What can be said of the documents without running them; `snippets.py` says how their snippets are run."""
 
 from __future__ import annotations
 
