@@ -13,6 +13,8 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run in several processes, which would wait for each other
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +181,20 @@ def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ViTModel(config).save_pretrained(root)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root)
     return root
+
+
+@contextmanager
+def counted_features() -> Iterator[list[int]]:
+    """Note of how many examples features are computed, each time."""
+    from hfft.features import of_split
+
+    compute, counts = of_split.compute_features, []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        rows, features = compute(*args, **kwargs)
+        counts.append(len(rows))
+        return rows, features
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(of_split, "compute_features", counted)
+        yield counts

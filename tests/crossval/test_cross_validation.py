@@ -16,8 +16,7 @@ import hfft
 from hfft import UserError, cli
 from hfft.crossval import running as cross_validation
 from hfft.evaluation.intervals import nadeau_bengio_interval
-from hfft.features import of_split
-from tests.conftest import make_sentences, write_csv
+from tests.conftest import counted_features, make_sentences, write_csv
 
 ROWS = 30
 
@@ -36,15 +35,7 @@ def settings(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 @pytest.fixture(scope="module")
 def computed() -> Iterator[list[int]]:
     """How many examples features were computed of, each time."""
-    compute, counts = of_split.compute_features, []
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        rows, features = compute(*args, **kwargs)
-        counts.append(len(rows))
-        return rows, features
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(of_split, "compute_features", counted)
+    with counted_features() as counts:
         yield counts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from safetensors.torch import load_file
 
 import hfft
 from hfft import UserError, finetuning
-from hfft.features import of_split
 from hfft.running import baselines
 from hfft.targets.target import THRESHOLDS
-from tests.conftest import make_sentences, write_csv
+from tests.conftest import counted_features, make_sentences, write_csv
 from tests.finetuning.test_targets import rated, tagged, write_jsonl
 
 LONG = {"num_train_epochs": 20, "max_steps": -1, "save_strategy": "no", "load_best_model_at_end": False}
@@ -155,17 +155,10 @@ def test_thresholds_are_tuned_as_those_of_the_model_are(tiny_bert, tmp_path):
 
 
 @pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def computed() -> Iterator[list[int]]:
     """How many examples features were computed of, each time."""
-    compute, counts = of_split.compute_features, []
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        rows, features = compute(*args, **kwargs)
-        counts.append(len(rows))
-        return rows, features
-
-    monkeypatch.setattr(of_split, "compute_features", counted)
-    return counts
+    with counted_features() as counts:
+        yield counts
 
 
 def test_folds_have_it_from_features_that_are_there(settings, computed, text_folder, tmp_path):

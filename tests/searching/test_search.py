@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ from transformers import PreTrainedModel
 
 import hfft
 from hfft import UserError, cli
-from hfft.features import of_split
 from hfft.running.preparing import Preparation
 from hfft.searching import attempt, cases, running
 from hfft.searching.attempt import Objective, Part
 from hfft.searching.space import grid_of, read_space
-from tests.conftest import make_sentences, write_csv
+from tests.conftest import counted_features, make_sentences, write_csv
 
 pytest.importorskip("optuna")
 
@@ -39,24 +39,16 @@ def settings(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.fixture(scope="module")
-def counts() -> list[int]:
-    return []
+def counts() -> Iterator[list[int]]:
+    with counted_features() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def result(settings, counts, tmp_path_factory: pytest.TempPathFactory) -> hfft.SearchResult:
-    compute = of_split.compute_features
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        rows, features = compute(*args, **kwargs)
-        counts.append(len(rows))
-        return rows, features
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(of_split, "compute_features", counted)
-        own = {name: value for name, value in settings.items() if name != "validation_size"}
-        out = tmp_path_factory.mktemp("search") / "out"
-        return hfft.search(**own, output_dir=str(out), space=GRID, sampler="grid")
+    own = {name: value for name, value in settings.items() if name != "validation_size"}
+    out = tmp_path_factory.mktemp("search") / "out"
+    return hfft.search(**own, output_dir=str(out), space=GRID, sampler="grid")
 
 
 def values(result: hfft.SearchResult) -> list[float | None]:
