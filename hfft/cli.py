@@ -49,8 +49,8 @@ def _dispatch(arguments: list[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=f"hfft {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, run in COMMANDS.items():
-        commands.add_parser(name, help=run.__doc__, add_help=False)
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.summary, add_help=False)
     if not arguments or arguments[0].startswith("-"):
         parser.parse_args(arguments)
         parser.print_help()
@@ -58,7 +58,7 @@ def _dispatch(arguments: list[str]) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         raise UserError(f"There is no command '{name}'.{nearest(name, COMMANDS)} Commands: {listed(COMMANDS)}.")
-    return COMMANDS[name](rest)
+    return COMMANDS[name].run(rest)
 
 
 if __name__ == "__main__":

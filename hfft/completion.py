@@ -7,9 +7,7 @@ that shtab writes is all that the shell reads.
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from unittest import mock
+from collections.abc import Mapping, Sequence
 
 from hfft.commands import COMMANDS
 from hfft.registry import list_tasks
@@ -33,20 +31,11 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers()
     known = {"strategy": list_strategies(), "task": list_tasks()}
     for name, command in COMMANDS.items():
-        commands.add_parser(name, help=command.__doc__)
-        commands.choices[name] = parser_of(command)
+        commands.add_parser(name, help=command.summary)
+        commands.choices[name] = command.parser()
         for action in commands.choices[name]._actions:
             _prepare(action, known)
     return whole
-
-
-def parser_of(command: Callable[[Sequence[str]], int]) -> argparse.ArgumentParser:
-    """Return the parser that a command makes: it is what the command asks for its help."""
-    asked: list[argparse.ArgumentParser] = []
-    noted = mock.patch.object(argparse.ArgumentParser, "print_help", lambda parser, file=None: asked.append(parser))
-    with noted, contextlib.suppress(SystemExit):
-        command(["--help"])
-    return asked[0]
 
 
 def _prepare(action: argparse.Action, known: Mapping[str, Sequence[str]]) -> None:

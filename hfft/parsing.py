@@ -125,7 +125,7 @@ class SettingsParser(HfArgumentParser):
         return vars(given)
 
 
-def train_parser(
+def run_parser(
     command: str = "train", description: str | None = None, *more: type, hidden: Collection[str] = ()
 ) -> SettingsParser:
     """Return the parser of everything that a run can be told.

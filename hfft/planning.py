@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hfft.adapters.models import add_adapters
-from hfft.callbacks.gradual_unfreezing import GradualUnfreezing
+from hfft.callbacks.unfreezing_stages import UnfreezeStages
 from hfft.errors import UserError
 from hfft.freezing import select_parameters
 from hfft.layers import LayerStack
@@ -110,7 +110,7 @@ def _starts(args: FineTuningArguments, groups: int) -> list[str]:
     if not strategy.gradual:
         return ["from step 1"] * groups
     steps = 1000  # of the run or of an epoch; only shares of them are shown
-    schedule = GradualUnfreezing(args.epochs_per_group).build_schedule(groups, steps, steps_per_epoch=steps)
+    schedule = UnfreezeStages(args.epochs_per_group).schedule(groups, steps, steps_per_epoch=steps)
     unit = "after {:.0f} % of the run" if args.epochs_per_group is None else "after {:.3g} epochs"
     scale = steps / 100 if args.epochs_per_group is None else steps
     return [unit.format(start / scale) if start else "from step 1" for start in schedule.starts]

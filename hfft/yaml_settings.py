@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from hfft.errors import UserError, nearest
-from hfft.parsing import SettingsParser, train_parser
+from hfft.parsing import SettingsParser, run_parser
 from hfft.paths import existing_path
 
 _LARGEST_YAML = 1_000_000  # bytes
@@ -25,7 +25,7 @@ def read_yaml(path: str | Path, parser: SettingsParser | None = None) -> dict[st
         UserError: for a file that :func:`read_plain` refuses, or a key that is no argument.
     """
     named = f"--config: '{path}'"
-    return typed_settings(read_plain(path, "--config"), named, parser or train_parser())
+    return typed_settings(read_plain(path, "--config"), named, parser or run_parser())
 
 
 def read_plain(path: str | Path, flag: str) -> dict[str, yaml.Node]:

@@ -11,7 +11,6 @@ import pytest
 
 from hfft import list_strategies
 from hfft.commands import COMMANDS
-from hfft.completion import parser_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "completion.md"
 
@@ -48,6 +47,6 @@ def test_bash_completes_commands_flags_names_and_paths(bash_script: Path, tmp_pa
 def test_every_command_gives_its_parser_and_does_nothing_else(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, command in COMMANDS.items():
-        assert parser_of(command).prog == f"hfft {name}"
+        assert command.parser().prog == f"hfft {name}"
     assert capsys.readouterr().out == ""
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,8 @@ from torch.utils.data import get_worker_info
 
 import hfft
 from hfft import UserError, cli
+from hfft.commands.frame import Command
+from hfft.commands.looking import tasks_parser
 from hfft.data.prepared import PreparedDataset
 from hfft.errors import ProcessError
 from hfft.record import RunRecord
@@ -98,6 +100,6 @@ def test_what_one_process_met_alone_it_says_itself(error, told, monkeypatch, cap
     def fail(_: Any) -> int:
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "tasks", fail)
+    monkeypatch.setitem(cli.COMMANDS, "tasks", Command(tasks_parser, fail))
     assert cli.main(["tasks"]) == 2
     assert capsys.readouterr().err == ("hfft: process 1: the memory\n" if told else "")

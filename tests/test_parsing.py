@@ -8,14 +8,14 @@ import pytest
 
 from hfft.errors import UserError
 from hfft.evidence import Evidence
-from hfft.parsing import train_parser
+from hfft.parsing import run_parser
 from hfft.record import RunRecord
 from hfft.settings import split_settings, training_arguments
 from hfft.yaml_settings import read_yaml
 
 
 def parse(*argv: str) -> dict[str, Any]:
-    return train_parser().parse_settings(argv)
+    return run_parser().parse_settings(argv)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_only_what_was_given_comes_back_typed(argv: list[str], settings: dict[st
 
 
 def test_a_parser_forgets_what_it_parsed():
-    parser = train_parser()
+    parser = run_parser()
     assert parser.parse_settings(["--resume", "--seed", "3"]) == {"resume": True, "seed": 3}
     assert parser.parse_settings(["--model", "m"]) == {"model": "m"}
 

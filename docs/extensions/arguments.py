@@ -20,7 +20,6 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from hfft.commands import COMMANDS
-from hfft.completion import parser_of
 
 
 def inline(text: str) -> list[nodes.Node]:
@@ -57,7 +56,7 @@ class CommandDirective(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return a sentence, the usage and the flags."""
         command = self.arguments[0]
-        parser = parser_of(COMMANDS[command])
+        parser = COMMANDS[command].parser()
         words = (parser.usage or parser.format_usage().removeprefix("usage: ")).split()
         usage = "\n".join(textwrap.wrap(" ".join(words), 84, subsequent_indent="    ", break_on_hyphens=False))
         shared = shared_fields(command)
@@ -90,9 +89,9 @@ def shared_fields(command: str) -> set[str]:
     """Return the arguments of a run, where a command takes them all: they stand on a page of their own."""
     if command not in ("train", "crossval", "search", "lr-find"):
         return set()
-    from hfft.parsing import train_parser
+    from hfft.parsing import run_parser
 
-    return {action.dest for action in train_parser()._actions}
+    return {action.dest for action in run_parser()._actions}
 
 
 class ArgumentsDirective(SphinxDirective):

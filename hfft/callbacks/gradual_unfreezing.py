@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,20 +16,20 @@ from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from hfft.callbacks.unfreezing_checks import (
-    require_in_optimizer,
+from hfft.callbacks.unfreezing_checkpoints import (
+    frozen_as_saved,
+    kept_schedule,
     require_same_schedule,
-    require_search_for_unused,
+    stored_schedule,
 )
-from hfft.errors import UserError, listed
+from hfft.callbacks.unfreezing_checks import require_in_optimizer, require_search_for_unused
+from hfft.callbacks.unfreezing_stages import UnfreezeStages
+from hfft.errors import listed
 from hfft.freezing import UnfreezeSchedule, put_frozen_in_eval_mode
 from hfft.hardware.launching import require_unfreezable
 from hfft.layers import LayerStack
 
 logger = logging.getLogger(__name__)
-
-THAWED_BY = 0.5
-"""Share of the run by which everything is thawed, unless the length of the stages is given."""
 
 
 class GradualUnfreezing(TrainerCallback, ExportableState):
@@ -67,60 +69,16 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         rewarm_steps: int = 10,
         layer_patterns: Sequence[str] | None = None,
     ) -> None:
-        lengths = {
-            "epochs_per_group": epochs_per_group,
-            "steps_per_group": steps_per_group,
-            "start_steps": start_steps,
-            "start_epochs": start_epochs,
-        }
-        given = [name for name, value in lengths.items() if value is not None]
-        if len(given) > 1:
-            raise UserError(f"GradualUnfreezing takes one of {listed(lengths)}, got {listed(given)}.")
-        for name, value in (("epochs_per_group", epochs_per_group), ("steps_per_group", steps_per_group)):
-            if value is not None and not value > 0:
-                raise UserError(f"{name} must be more than 0, got {value}.")
-        if groups_per_stage < 1 or rewarm_steps < 0:
-            raise UserError("groups_per_stage must be at least 1 and rewarm_steps at least 0.")
-        self._epochs_per_group = epochs_per_group
-        self._steps_per_group = steps_per_group
-        self._start_steps = start_steps
-        self._start_epochs = start_epochs
-        self._groups_per_stage = groups_per_stage
-        self._rewarm_steps = rewarm_steps
+        self._stages = UnfreezeStages(
+            epochs_per_group, steps_per_group, groups_per_stage, start_steps, start_epochs, rewarm_steps
+        )
         self._patterns = layer_patterns
         self.stack: LayerStack | None = None
         self.schedule: UnfreezeSchedule | None = None
         self._members: list[list[nn.Parameter]] = []
         self._group_of: dict[int | str, int] = {}  # id of a parameter, or name of a group -> index of the group
         self._hook: RemovableHandle | None = None
-        self._arguments = {
-            **lengths,
-            "groups_per_stage": groups_per_stage,
-            "rewarm_steps": rewarm_steps,
-            "layer_patterns": layer_patterns,
-        }
         self._scheduled: list[tuple[dict[str, Any], float]] = []  # the optimizer's groups and their rates before ours
-
-    def build_schedule(self, groups: int, total_steps: int, steps_per_epoch: float) -> UnfreezeSchedule:
-        """Return the schedule for so many groups that can train and a run of so many steps.
-
-        Raises :class:`UserError` where nothing would train in the first step.
-        """
-        starts = self._start_steps
-        if self._start_epochs is not None:
-            starts = [round(epoch * steps_per_epoch) for epoch in self._start_epochs]
-        if starts is not None:
-            if not starts or starts[0] != 0 or any(step != int(step) for step in starts):
-                raise UserError(f"The steps of a thaw are whole numbers, and the head's is 0; got {list(starts)}.")
-            return UnfreezeSchedule.at_steps(groups, starts, self._rewarm_steps)
-        if self._steps_per_group is not None:
-            stage = self._steps_per_group
-        elif self._epochs_per_group is not None:
-            stage = self._epochs_per_group * steps_per_epoch
-        else:
-            stages = math.ceil((groups - 1) / self._groups_per_stage)
-            stage = THAWED_BY * total_steps / max(1, stages)
-        return UnfreezeSchedule.in_stages(groups, stage, self._groups_per_stage, self._rewarm_steps)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -143,13 +101,13 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         steps_per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
         # groups without anything to train, such as those frozen for good, take up no stage
         active = [index for index, group in enumerate(self._members) if group]
-        built = self.build_schedule(len(active), state.max_steps, steps_per_epoch)
+        built = self._stages.schedule(len(active), state.max_steps, steps_per_epoch)
         starts: list[int | None] = [None] * len(stack)
         for index, start in zip(active, built.starts, strict=True):
             starts[index] = start
         self.schedule = UnfreezeSchedule(tuple(starts), built.rewarm_steps)
         if state.global_step > 0:
-            require_same_schedule(self._stored(state), self.state()["attributes"]["kept"])
+            require_same_schedule(stored_schedule(state, type(self).__name__), self._kept())
         state.stateful_callbacks = {type(self).__name__: self.state(), **(state.stateful_callbacks or {})}
         for group in self.schedule.never(state.max_steps):
             if self._members[group]:
@@ -229,41 +187,20 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         finally:
             self._apply(now)
 
-    @contextlib.contextmanager
-    def as_saved(self, model: nn.Module, state: TrainerState) -> Iterator[None]:
-        """Freeze for a moment what was frozen in the last step before a checkpoint.
-
-        FSDP2 finds no state of that in the saved optimizer, and asks for the state of all that requires a gradient.
-
-        Args:
-            model: as it is trained, nothing of it frozen by a schedule.
-            state: the checkpoint's.
-        """
-        starts = (self._stored(state) or {}).get("starts", {})
-        names = [
-            name
-            for group in LayerStack.from_model(model, self._patterns)
-            if group.name in starts and (starts[group.name] is None or starts[group.name] >= state.global_step)
-            for name in group.parameter_names
-        ]
-        frozen = [parameter for parameter in map(model.get_parameter, names) if parameter.requires_grad]
-        try:
-            for parameter in frozen:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for parameter in frozen:
-                parameter.requires_grad_(True)
+    def as_saved(self, model: nn.Module, state: TrainerState) -> AbstractContextManager[None]:
+        """Freeze for a moment what was frozen in the last step before a checkpoint: see :func:`frozen_as_saved`."""
+        kept = stored_schedule(state, type(self).__name__)
+        return frozen_as_saved(kept, LayerStack.from_model(model, self._patterns), model, state.global_step)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, for a resumed run to be compared with."""
-        kept: dict[str, Any] = {}
-        if self.schedule is not None and self.stack is not None:
-            kept = {
-                "starts": dict(zip((group.name for group in self.stack), self.schedule.starts, strict=True)),
-                "rewarm_steps": self.schedule.rewarm_steps,
-            }
-        return {"args": self._arguments, "attributes": {"kept": kept}}
+        arguments = {**dataclasses.asdict(self._stages), "layer_patterns": self._patterns}
+        return {"args": arguments, "attributes": {"kept": self._kept()}}
+
+    def _kept(self) -> dict[str, Any]:
+        if self.schedule is None or self.stack is None:
+            return {}
+        return kept_schedule([group.name for group in self.stack], self.schedule)
 
     def _give_rates_back(self) -> None:
         for group, rate in self._scheduled:
@@ -286,12 +223,6 @@ class GradualUnfreezing(TrainerCallback, ExportableState):
         if not indices and group.get("layer") in self._group_of:  # DeepSpeed steps copies of the parameters
             indices = {self._group_of[group["layer"]]}
         return max((self.schedule.factor(index, step) for index in indices), default=1.0)
-
-    def _stored(self, state: TrainerState) -> dict[str, Any] | None:
-        """Return what a checkpoint keeps of this callback, ``None`` where it was made without."""
-        stored = (state.stateful_callbacks or {}).get(type(self).__name__)
-        stored = stored[0] if isinstance(stored, list) else stored
-        return None if stored is None else stored.get("attributes", {}).get("kept") or {}
 
 
 _MARK = "_frozen_by_schedule"

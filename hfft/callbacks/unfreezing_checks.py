@@ -50,30 +50,3 @@ def require_search_for_unused(args: TrainingArguments) -> None:
             "Gradual unfreezing on several processes with activation checkpointing needs ddp_find_unused_parameters "
             "true, which the Trainer else turns off."
         )
-
-
-def require_same_schedule(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
-    """Raise :class:`UserError` where a resumed run would freeze and thaw otherwise than the run before it.
-
-    Args:
-        before: ``starts`` (layer group -> step) and ``rewarm_steps`` of the checkpoint; ``None`` where it was made
-            without gradual unfreezing.
-        now: those of this run.
-    """
-    if before is None:
-        raise UserError(
-            "The checkpoint was made without gradual unfreezing: layers that it has trained would be frozen again. "
-            "Resume without it, or start afresh."
-        )
-    if before == now:
-        return
-    old, new = before.get("starts", {}), now["starts"]
-    differing = [
-        f"{name} from step {old.get(name)} there, {new.get(name)} now"
-        for name in {**old, **new}
-        if old.get(name) != new.get(name)
-    ] or [f"rewarm_steps {before.get('rewarm_steps')} there, {now['rewarm_steps']} now"]
-    raise UserError(
-        f"The checkpoint was made with another unfreezing schedule: {listed(differing, 4)}. Resume with the same "
-        "number of epochs, batch size and unfreezing, or start afresh."
-    )

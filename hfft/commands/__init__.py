@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from hfft.commands import looking, training, using
+from hfft.commands.frame import Command
 
-from hfft.commands.looking import (
-    check_command,
-    compare_command,
-    demo_command,
-    layers_command,
-    runs_command,
-    tasks_command,
-)
-from hfft.commands.training import crossval_command, lr_find_command, search_command, train_command
-from hfft.commands.using import evaluate_command, export_command, predict_command, push_command
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": train_command,
-    "crossval": crossval_command,
-    "search": search_command,
-    "lr-find": lr_find_command,
-    "evaluate": evaluate_command,
-    "predict": predict_command,
-    "compare": compare_command,
-    "runs": runs_command,
-    "export": export_command,
-    "push": push_command,
-    "check": check_command,
-    "layers": layers_command,
-    "tasks": tasks_command,
-    "demo": demo_command,
+COMMANDS: dict[str, Command] = {
+    "train": Command(training.train_parser, training.train_command),
+    "crossval": Command(training.crossval_parser, training.crossval_command),
+    "search": Command(training.search_parser, training.search_command),
+    "lr-find": Command(training.lr_find_parser, training.lr_find_command),
+    "evaluate": Command(using.evaluate_parser, using.evaluate_command),
+    "predict": Command(using.predict_parser, using.predict_command),
+    "compare": Command(looking.compare_parser, looking.compare_command),
+    "runs": Command(looking.runs_parser, looking.runs_command),
+    "export": Command(using.export_parser, using.export_command),
+    "push": Command(using.push_parser, using.push_command),
+    "check": Command(looking.check_parser, looking.check_command),
+    "layers": Command(looking.layers_parser, looking.layers_command),
+    "tasks": Command(looking.tasks_parser, looking.tasks_command),
+    "demo": Command(looking.demo_parser, looking.demo_command),
 }

@@ -6,7 +6,8 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -16,6 +17,24 @@ from hfft.paths import require_writable
 from hfft.terminal import is_first_process
 
 DONE, REFUSED, USER_ERROR, INTERRUPTED, STOPPED = 0, 1, 2, 75, 130  # an internal error is a traceback and 1
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of ``hfft``.
+
+    Attributes:
+        parser: makes the parser of its flags, and imports what they need.
+        run: does it, and returns the exit code; its docstring says what it does.
+    """
+
+    parser: Callable[[], argparse.ArgumentParser]
+    run: Callable[[Sequence[str]], int]
+
+    @property
+    def summary(self) -> str | None:
+        """What it does, in a sentence."""
+        return self.run.__doc__
 
 
 class Parser(argparse.ArgumentParser):

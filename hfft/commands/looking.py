@@ -11,8 +11,8 @@ from hfft.commands.tables import print_comparison, print_findings, print_layers,
 from hfft.terminal import make_console
 
 
-def check_command(argv: Sequence[str]) -> int:
-    """Find what is wrong with data before anything is trained."""
+def check_parser() -> Parser:
+    """Return the parser of ``hfft check``."""
     from hfft.arguments import DataArguments
 
     parser = Parser(prog="hfft check", description=check_command.__doc__, argument_default=argparse.SUPPRESS)
@@ -26,7 +26,12 @@ def check_command(argv: Sequence[str]) -> int:
     for name in ("max_length", "image_size"):
         parser.add_argument(f"--{name}", type=positive_number, help="As for `hfft train`.")
     parser.add_argument("--output", metavar="F.json", help="Also write the findings to this file.")
-    given = parse(parser, argv)
+    return parser
+
+
+def check_command(argv: Sequence[str]) -> int:
+    """Find what is wrong with data before anything is trained."""
+    given = parse(check_parser(), argv)
     output = take_output(given, ".json", inputs=given["data"])
     from hfft.checking import check
 
@@ -36,14 +41,19 @@ def check_command(argv: Sequence[str]) -> int:
     return REFUSED if result.findings.refused else DONE
 
 
-def compare_command(argv: Sequence[str]) -> int:
-    """Compare two runs on the same test examples."""
+def compare_parser() -> Parser:
+    """Return the parser of ``hfft compare``."""
     parser = Parser(prog="hfft compare", description=compare_command.__doc__, argument_default=argparse.SUPPRESS)
     parser.add_argument("first", metavar="OUT1", help="Folder that `hfft train` wrote.")
     parser.add_argument("second", metavar="OUT2", help="Another one; differences are OUT2 - OUT1.")
     parser.add_argument("--seed", type=count, help="Of the bootstrap (default: 42).")
     parser.add_argument("--output", metavar="F.json", help="Also write the comparison to this file.")
-    given = parse(parser, argv)
+    return parser
+
+
+def compare_command(argv: Sequence[str]) -> int:
+    """Compare two runs on the same test examples."""
+    given = parse(compare_parser(), argv)
     output = take_output(given, ".json")
     from hfft.results.comparing import compare
 
@@ -53,8 +63,8 @@ def compare_command(argv: Sequence[str]) -> int:
     return DONE
 
 
-def runs_command(argv: Sequence[str]) -> int:
-    """List the runs below a folder with what came of them."""
+def runs_parser() -> Parser:
+    """Return the parser of ``hfft runs``."""
     parser = Parser(prog="hfft runs", description=runs_command.__doc__, argument_default=argparse.SUPPRESS)
     parser.add_argument("folder", metavar="FOLDER", help="Holds the output folders of `hfft train`, at any depth.")
     parser.add_argument(
@@ -62,7 +72,12 @@ def runs_command(argv: Sequence[str]) -> int:
         help="Column of the table, or a metric such as test_accuracy, the best first (default: where).",
     )  # fmt: skip
     parser.add_argument("--output", metavar="F.csv", help="Also write them, with all metrics (.csv, .json, .parquet).")
-    given = parse(parser, argv)
+    return parser
+
+
+def runs_command(argv: Sequence[str]) -> int:
+    """List the runs below a folder with what came of them."""
+    given = parse(runs_parser(), argv)
     output = take_output(given, ".csv", ".json", ".parquet")
     from hfft.results.listing import runs, write_runs
 
@@ -73,8 +88,8 @@ def runs_command(argv: Sequence[str]) -> int:
     return DONE
 
 
-def layers_command(argv: Sequence[str]) -> int:
-    """Show the layers of a model, and the rate and time at which each would train."""
+def layers_parser() -> Parser:
+    """Return the parser of ``hfft layers``."""
     parser = Parser(prog="hfft layers", description=layers_command.__doc__, argument_default=argparse.SUPPRESS)
     parser.add_argument("--model", required=True, help="Hub id or local folder; its weights are not read.")
     parser.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
@@ -89,7 +104,12 @@ def layers_command(argv: Sequence[str]) -> int:
     for name in ("freeze", "layer_patterns", "adapter_targets"):
         parser.add_argument(f"--{name}", nargs="+", metavar="REGEX", help="As for `hfft train`.")
     parser.add_argument("--output", metavar="F.png", help="Also draw the layers (.png, .svg or .pdf).")
-    given = parse(parser, argv)
+    return parser
+
+
+def layers_command(argv: Sequence[str]) -> int:
+    """Show the layers of a model, and the rate and time at which each would train."""
+    given = parse(layers_parser(), argv)
     output = take_output(given, ".png", ".svg", ".pdf")
     from hfft.planning import plan_layers
 
@@ -106,9 +126,14 @@ def layers_command(argv: Sequence[str]) -> int:
     return DONE
 
 
+def tasks_parser() -> Parser:
+    """Return the parser of ``hfft tasks``."""
+    return Parser(prog="hfft tasks", description=tasks_command.__doc__)
+
+
 def tasks_command(argv: Sequence[str]) -> int:
     """List the installed tasks."""
-    Parser(prog="hfft tasks", description=tasks_command.__doc__).parse_args(argv)
+    tasks_parser().parse_args(argv)
     from rich.table import Table
 
     from hfft.registry import installed_tasks
@@ -120,8 +145,8 @@ def tasks_command(argv: Sequence[str]) -> int:
     return DONE
 
 
-def demo_command(argv: Sequence[str]) -> int:
-    """Show, offline, what a pretrained backbone is worth on a few examples."""
+def demo_parser() -> Parser:
+    """Return the parser of ``hfft demo``."""
     parser = Parser(prog="hfft demo", description=demo_command.__doc__, argument_default=argparse.SUPPRESS)
     parser.add_argument("--task", help="image-classification (the default) or text-classification.")
     parser.add_argument("--output_dir", help="Folder to write to (default: hfft-demo, and the task in it).")
@@ -129,7 +154,12 @@ def demo_command(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=count, help="Another seed draws other examples (default: 0).")
     parser.add_argument("--draws", type=count, help="Draws of the training examples (default: 5).")
     parser.add_argument("--model", metavar="FOLDER", help="Another backbone to compare with random weights.")
-    given = parse(parser, argv)
+    return parser
+
+
+def demo_command(argv: Sequence[str]) -> int:
+    """Show, offline, what a pretrained backbone is worth on a few examples."""
+    given = parse(demo_parser(), argv)
     from hfft.demo import demo
 
     demo(**given)

@@ -11,14 +11,8 @@ import numpy as np
 import scipy.sparse
 
 from hfft.errors import listed
-from hfft.evaluation.intervals import (
-    RESAMPLES,
-    Interval,
-    WeightedMetric,
-    bootstrap_intervals,
-    logit_interval,
-    wilson_interval,
-)
+from hfft.evaluation.bootstrap import RESAMPLES, WeightedMetric, bootstrap_intervals
+from hfft.evaluation.intervals import Interval, logit_interval, wilson_interval
 from hfft.evaluation.metrics import Metric, Range
 from hfft.evaluation.ranking import Influence
 from hfft.evaluation.rare_classes import FEW_ROWS, RateMetric, shrunken_intervals

@@ -12,8 +12,8 @@ import numpy as np
 import sklearn.metrics
 
 from hfft.evaluation import ranking
+from hfft.evaluation.bootstrap import WeightedMetric
 from hfft.evaluation.calibration import expected_calibration_error
-from hfft.evaluation.intervals import WeightedMetric
 from hfft.evaluation.metric_set import BIASED_UPWARDS, MetricSet, mean_of, weighted_counts
 from hfft.evaluation.metrics import AT_LEAST_0, SHARE, Metric, clip_probabilities
 

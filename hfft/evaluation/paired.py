@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from hfft.evaluation.intervals import NORMAL_REACH, Interval, WeightedMetric, bootstrap_intervals, standard_error
+from hfft.evaluation.bootstrap import WeightedMetric, bootstrap_intervals
+from hfft.evaluation.intervals import NORMAL_REACH, Interval, standard_error
 from hfft.evaluation.metric_set import MetricSet
 
 

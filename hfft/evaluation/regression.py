@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import scipy.stats
 
-from hfft.evaluation.intervals import WeightedMetric
+from hfft.evaluation.bootstrap import WeightedMetric
 from hfft.evaluation.metric_set import MetricSet
 from hfft.evaluation.metrics import AT_LEAST_0, AT_MOST_1, CORRELATION, Metric
 

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 
 from hfft.evaluation import ranking
-from hfft.evaluation.intervals import WeightedMetric
+from hfft.evaluation.bootstrap import WeightedMetric
 from hfft.evaluation.metric_set import BIASED_UPWARDS, MetricSet, mean_of
 from hfft.evaluation.metrics import METRICS, RANGES, TOP, clip_probabilities, in_top, one_hot, squared_distances
 

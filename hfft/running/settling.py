@@ -31,7 +31,7 @@ def measure_function(target: Target, args: FineTuningArguments) -> Measure:
     """Return the target's metrics and those that the user asked for; tried out here, before anything slow."""
     more = []
     if args.metrics:
-        from hfft.evaluation.modules import EvaluateMetric
+        from hfft.evaluation.chosen_metrics import EvaluateMetric
 
         more = [EvaluateMetric(specification) for specification in args.metrics]
 

@@ -17,7 +17,7 @@ import yaml
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.command_arguments import SearchArguments
 from hfft.errors import UserError, listed, nearest
-from hfft.parsing import SettingsParser, train_parser
+from hfft.parsing import SettingsParser, run_parser
 from hfft.running.recipes import is_of_once
 from hfft.running.resuming import binds_result
 from hfft.training_arguments import REPLACED, FineTuningArguments
@@ -106,7 +106,7 @@ def read_space(source: str | Path | Mapping[str, Any]) -> Space:
         named, items = f"--space: '{source}'", read_plain(source, "--space")
     if not items:
         raise UserError(f"{named} names no argument to search.")
-    parser = train_parser()
+    parser = run_parser()
     return {name: _entry(name, node, named, parser) for name, node in items.items()}
 
 

@@ -375,14 +375,6 @@ def test_the_log_has_the_head_s_rate_and_that_of_every_layer(uninterrupted):
     assert rows[-1]["lr/stem"] == pytest.approx(rows[-1]["lr/head"] * 0.5**3)
 
 
-def test_by_default_everything_is_thawed_by_half_of_the_run():
-    schedule = GradualUnfreezing().build_schedule(groups=6, total_steps=100, steps_per_epoch=10)
-    assert schedule.starts == (50, 40, 30, 20, 10, 0)
-    assert GradualUnfreezing(epochs_per_group=0.5).build_schedule(6, 100, 10).starts == (25, 20, 15, 10, 5, 0)
-    assert GradualUnfreezing(start_epochs=[0, 1, 1.5]).build_schedule(3, 100, 10).starts == (15, 10, 0)
-    assert GradualUnfreezing(groups_per_stage=2, steps_per_group=7).build_schedule(4, 100, 10).starts == (14, 7, 7, 0)
-
-
 def test_a_schedule_that_never_thaws_a_group_says_so(tmp_path: Path, caplog):
     model = Net()
     unfreezing = GradualUnfreezing(steps_per_group=4)

@@ -13,7 +13,7 @@ import yaml
 from hfft.cli import main
 from hfft.command_arguments import CrossValidationArguments, SearchArguments
 from hfft.demonstrations import ASSETS, write_digits
-from hfft.parsing import train_parser
+from hfft.parsing import run_parser
 from hfft.searching.space import read_space
 from hfft.settings import split_settings, training_arguments
 from hfft.yaml_settings import read_yaml
@@ -31,7 +31,7 @@ def command_on_top(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_every_key_is_one_of_the_command_on_top(path: Path):
     command, *argv = command_on_top(path)
-    parser = train_parser(command, None, *ARGUMENTS[command])
+    parser = run_parser(command, None, *ARGUMENTS[command])
     given = parser.parse_settings([word for word in argv if word not in ("--config", f"examples/configs/{path.name}")])
     assert set(given) == {"data", "output_dir"}
     assert f"examples/configs/{path.name}" in argv
@@ -45,7 +45,7 @@ def test_every_key_is_one_of_the_command_on_top(path: Path):
 
 
 def test_the_space_is_one_and_the_search_names_it(monkeypatch: pytest.MonkeyPatch):
-    settings = read_yaml(CONFIGS / "search.yaml", train_parser("search", None, SearchArguments))
+    settings = read_yaml(CONFIGS / "search.yaml", run_parser("search", None, SearchArguments))
     monkeypatch.chdir(CONFIGS.parents[1])  # as the command on top is typed
     assert set(read_space(settings["space"])) == {
         *("learning_rate", "layer_decay", "num_train_epochs", "lr_scheduler_type")
