@@ -1,8 +1,8 @@
-"""FSDP2 on two CPU ranks, which accelerate keeps for GPUs: ``sharded.py FOLDER KIND [MODEL DATA]``.
+"""FSDP2 on two CPU ranks, which accelerate keeps for GPUs: ``sharded.py FOLDER MODEL DATA``.
 
-Started by torchrun. Trains with gradual unfreezing, and again from checkpoints before, at and after thaws; with a model
-and data a whole run is made. The configuration of FSDP is the one that ``accelerate launch`` would leave in the
-environment.
+Started by torchrun. Trains with gradual unfreezing, and again from checkpoints before, at and after thaws, with each
+kind of checkpoint; then makes whole runs of a model and data. The configuration of FSDP is the one that ``accelerate
+launch`` would leave in the environment.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from hfft.running import assembling
 
 STEPS, ROWS = 8, 32
 RESUMED = (1, 2, 3)  # of the thaws at 2, 3 and 4
+KINDS = ("FULL_STATE_DICT", "SHARDED_STATE_DICT")
+RATES = (2e-4, 3.0)  # with the latter the solved head ships
 
 
 def model() -> BertForSequenceClassification:
@@ -68,21 +70,8 @@ def train(folder: str, batch_size: int, sharded: bool = False, resume: str | Non
     return trainer
 
 
-if __name__ == "__main__":
-    folder, kind, *run = sys.argv[1:]
-    training_checks.require_fsdp = lambda args: None  # which refuses FSDP on the CPU
-    os.environ |= {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_STATE_DICT_TYPE": kind,
-    }
-    if run:
-        assembling.FineTuningTrainer = ShardedTrainer
-        settings = {"strategy": "lp-ft", "num_train_epochs": 2, "use_cpu": True, "learning_rate": float(run[2])}
-        result = finetuning.finetune(model=run[0], data=run[1], output_dir=folder, warmup_steps=0, **settings)
-        assert isinstance(result.trainer.model, torch.distributed.fsdp.FSDPModule)
-        leave(0)
+def train_sharded(folder: str) -> None:
+    """Train without a break, and again from the checkpoints."""
     for step in (None, *RESUMED):
         resume = None if step is None else f"{folder}/whole/checkpoint-{step}"
         name = "whole" if step is None else f"resumed-{step}"
@@ -93,4 +82,27 @@ if __name__ == "__main__":
         assert isinstance(layer, torch.distributed.fsdp.FSDPModule)
         assert isinstance(layer.attention.self.query.weight, torch.distributed.tensor.DTensor)
         trainer.save_model(f"{folder}/{name}/model")
+
+
+def whole_run(folder: str, model: str, data: str, rate: float) -> None:
+    """Make a run of a model and data."""
+    settings: dict[str, Any] = {"strategy": "lp-ft", "num_train_epochs": 2, "use_cpu": True, "warmup_steps": 0}
+    result = finetuning.finetune(model=model, data=data, output_dir=folder, learning_rate=rate, **settings)
+    assert isinstance(result.trainer.model, torch.distributed.fsdp.FSDPModule)
+
+
+if __name__ == "__main__":
+    folder, *run = sys.argv[1:]
+    training_checks.require_fsdp = lambda args: None  # which refuses FSDP on the CPU
+    assembling.FineTuningTrainer = ShardedTrainer
+    os.environ |= {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    }
+    for kind in KINDS:
+        os.environ["FSDP_STATE_DICT_TYPE"] = kind
+        train_sharded(f"{folder}/{kind}")
+    for rate in RATES:
+        whole_run(f"{folder}/rate-{rate}", *run, rate)
     leave(0)

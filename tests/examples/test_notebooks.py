@@ -27,6 +27,7 @@ def test_a_notebook_is_stored_without_outputs(path: Path):
     assert not [cell for cell in code if cell.outputs or cell.execution_count is not None]
 
 
+@pytest.mark.document
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
