@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from hfft import FineTuningTrainer
 from hfft.cli import main
+from hfft.commands import COMMANDS
 from tests.conftest import make_sentences, write_csv, write_picture
 
 
@@ -182,6 +183,17 @@ def bad(tmp_path: Path, tiny_bert: Path, tiny_timm: Path, image_folder: Path, te
         ("--model {bert} --data {texts} --config {tmp}/key.yaml", "Did you mean 'model'?"),
         ("--model {bert} --data {texts} --config {tmp}/list.yaml", "must hold lines of the form name: value"),
         ("--model {bert} --data {texts} --output_dir {tmp}/full", "holds no run"),
+        ("--model {bert} --data {texts} --output_dir {tmp}/one_class.csv", "one_class.csv' is a file"),
+        ("--model {bert}/config.json --data {texts}", "is a file; wanted is a folder with config.json"),
+        ("--model {timm} --data {images} --group_column author", "is a folder of files; name a table"),
+        ("--model {bert} --data {texts} --early_stopping_patience 2 --validation_size 0", "needs a validation split"),
+        ("--model {bert} --data {texts} --strategy linear-probe --head_start random", "which trains no head"),
+        ("--model {bert} --data {texts} --lr_scheduler_kwargs [1]", "lr_scheduler_kwargs"),
+        (
+            "--model {bert} --data {texts} --lr_scheduler_type reduce_lr_on_plateau "
+            '--lr_scheduler_kwargs {{"patients":1}}',
+            "--lr_scheduler_type: ",
+        ),
         (
             "--model {bert} --data {texts} --metrics no_such_metric",
             "--metrics: 'no_such_metric' cannot be loaded",
@@ -211,11 +223,37 @@ def test_bad_input_is_one_message_and_no_folder(bad, flags, message, capsys, tmp
         (["evaluate", "--model", "m", "--data", "d", "--splt", "test"], "Did you mean '--split'?"),
         (["predict", "--model", "m", "--input", "i", "--output", "o.txt"], ".csv or .parquet"),
         (["evaluate", "--model", "./nowhere", "--data", "d"], "--model: there is no file or folder"),
+        (["evaluate", "--model", "m", "--data", "d", "--batch_size", "0"], "0 is no whole number above 0"),
+        (["check"], "--data"),
     ],
 )
 def test_misuse_of_commands_is_exit_code_2(argv, message, capsys):
     assert main(argv) == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_a_command_the_commands_are_shown(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr().out
+    assert all(f"    {name} " in shown for name in COMMANDS)
+
+
+def test_every_field_of_the_trainer_is_shown_when_asked_for(capsys):
+    assert main(["train", "--help"]) == 0
+    assert "--adam_beta1" not in capsys.readouterr().out
+    assert main(["train", "--help_all"]) == 0
+    assert "--adam_beta1" in capsys.readouterr().out
+
+
+def test_a_demo_replaces_nothing_but_a_demo(capsys, tmp_path: Path):
+    (tmp_path / "file").touch()
+    assert main(["demo", "--output_dir", str(tmp_path / "file")]) == 2
+    assert "file' is a file" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert main(["demo", "--output_dir", str(tmp_path / "mine"), "--overwrite"]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
 def test_debug_shows_the_traceback(capsys):

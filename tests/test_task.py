@@ -3,12 +3,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from hfft.tasks import ImageClassification, TextClassification
+from transformers import TimeSeriesTransformerConfig
 
-from hfft import Task, UserError, list_tasks, load_task
+from hfft import Task, UserError, list_tasks, load_task, registry
 from hfft.task import Inspection
 
 PLUGIN = '''
@@ -106,3 +108,25 @@ def test_a_batch_is_inspected_example_by_example_unless_a_task_knows_better():
 
     looks = Counting().inspect_batch({"text": ["fine", "bad"], "n": [1, 2]})
     assert [look.problem for look in looks] == [None, "bad, 2"]
+
+
+@pytest.fixture
+def broken_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two installed tasks that are none, beside those of the package."""
+    told = {"no-task": "pathlib:Path", "gone": "no_such_module_anywhere:Task"}
+    points = {name: EntryPoint(name, value, "hfft.tasks") for name, value in told.items()} | registry._entry_points()
+    monkeypatch.setattr(registry, "_entry_points", lambda: points)
+
+
+@pytest.mark.usefixtures("broken_plugins")
+def test_what_is_no_task_is_named_and_left_out():
+    with pytest.raises(UserError, match=r"'pathlib:Path' is not a subclass of hfft\.Task"):
+        load_task("no-task")
+    with pytest.warns(UserWarning, match="no_such_module_anywhere"):
+        found = registry.installed_tasks()
+    assert {type(task) for task in found} >= {ImageClassification, TextClassification}
+
+
+def test_an_architecture_of_no_task_is_told():
+    with pytest.raises(UserError, match="no installed task fits a TimeSeriesTransformerConfig model"):
+        registry.task_for_config(TimeSeriesTransformerConfig())

@@ -6,10 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 from hfft.tasks import TextClassification
-from hfft.tasks.text_classification.lengths import readable_tokens
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from hfft.tasks.text_classification.lengths import find_cut_texts, readable_tokens
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedTokenizerFast,
+)
 
 from hfft import ModelArguments, UserError
+from hfft.findings import NOTE
 from hfft.targets import SingleLabel
 from tests.coverage.zoo import tiny_config
 
@@ -59,3 +68,39 @@ def test_a_model_without_a_tokenizer_is_an_error(tiny_bert: Path, tmp_path: Path
         shutil.copy(tiny_bert / name, tmp_path / name)
     with pytest.raises(UserError, match="no usable tokenizer"):
         load(tmp_path)
+
+
+def save_tiny_gpt2(folder: Path, **special: str) -> None:
+    """Save a GPT-2 of one layer, which has no token to pad with."""
+    words = ["<unknown>", "<end>", "this", "is", "cat"]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unknown>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unknown>", **special).save_pretrained(folder)
+    torch.manual_seed(0)
+    GPT2Model(GPT2Config(vocab_size=len(words), n_positions=32, n_embd=16, n_layer=1, n_head=2)).save_pretrained(folder)
+
+
+def test_a_model_without_a_token_to_pad_with_pads_with_the_end(tmp_path: Path):
+    save_tiny_gpt2(tmp_path, eos_token="<end>")
+    model, tokenizer = load(tmp_path)
+    assert model.config.pad_token_id == tokenizer.pad_token_id == tokenizer.convert_tokens_to_ids("<end>")
+    task, texts = TextClassification(), ["this", "this is cat"]
+    encoded = task.encoder(tokenizer, training=False)({"text": texts})
+    rows = [{name: values[index] for name, values in encoded.items()} for index in range(2)]
+    collate, model = task.collator(tokenizer), model.eval()
+    together = model(**collate(rows)).logits
+    alone = torch.cat([model(**collate([row])).logits for row in rows])
+    torch.testing.assert_close(together, alone)
+    assert (together[0] != together[1]).all()
+
+
+def test_a_model_without_a_token_to_pad_or_end_with_is_refused(tmp_path: Path):
+    save_tiny_gpt2(tmp_path)
+    with pytest.raises(UserError, match="no token to pad batches with"):
+        load(tmp_path)
+
+
+def test_without_a_tokenizer_at_hand_the_lengths_are_left_to_the_run(tmp_path: Path):
+    (found,) = find_cut_texts(ModelArguments(model=str(tmp_path)), {}, None)
+    assert found.severity == NOTE
+    assert "no tokenizer.json here" in found.message
