@@ -9,11 +9,13 @@
 #SBATCH --cpus-per-task=32
 #SBATCH --time=04:00:00
 #SBATCH --requeue
+#SBATCH --signal=TERM@180
 set -euo pipefail
 run=${1:?the YAML file of a run}
 
 # srun starts one torchrun on each node; they meet on the first. A job that is requeued goes on from the newest
-# checkpoint, and so does the same command after the time was up.
+# checkpoint, and so does the same command after the time was up: three minutes before that every process is told to
+# finish its step and save.
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 exec srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc_per_node gpu \
     --rdzv_backend c10d --rdzv_endpoint "${nodes[0]}:29500" --rdzv_id "$SLURM_JOB_ID" \

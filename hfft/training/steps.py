@@ -150,7 +150,7 @@ class GuardedSteps(Trainer):
         if self._parts >= self.args.per_device_train_batch_size:
             raise UserError(
                 f"Step {self.state.global_step + 1}: the memory does not hold one example. Take a smaller model, "
-                "shorter texts (--max_length), or --gradient_checkpointing true."
+                "shorter texts (--max_length), or --activation_checkpointing true."
             )
         self._parts *= 2
         if self.is_world_process_zero():
