@@ -1,7 +1,7 @@
 """The parsers of all commands as one, for shtab, which makes shell completion of it: see ``docs/completion.md``.
 
-Every flag is known then, so this imports what the commands import. Nothing of it runs when a key is pressed: the script
-that shtab writes is all that the shell reads.
+Every flag is known then, so this imports what their parsers import. Nothing of it runs when a key is pressed: the
+script that shtab writes is all that the shell reads.
 """
 
 from __future__ import annotations

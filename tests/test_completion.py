@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hfft import list_strategies
+from hfft.cli import main
 from hfft.commands import COMMANDS
 
 PAGE = Path(__file__).parents[1] / "docs" / "completion.md"
@@ -44,9 +46,15 @@ def test_bash_completes_commands_flags_names_and_paths(bash_script: Path, tmp_pa
     assert completed(bash_script, tmp_path, "hfft", "check", "--data", "pho") == {"photos"}
 
 
-def test_every_command_gives_its_parser_and_does_nothing_else(tmp_path: Path, monkeypatch, capsys):
+def test_every_command_parses_with_the_parser_that_it_gives_and_helps_without_doing_anything(
+    tmp_path: Path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     for name, command in COMMANDS.items():
-        assert command.parser().prog == f"hfft {name}"
-    assert capsys.readouterr().out == ""
+        parser = command.parser()
+        assert parser.prog == f"hfft {name}"
+        assert capsys.readouterr().out == ""
+        with contextlib.suppress(SystemExit):
+            assert main([name, "--help"]) == 0
+        assert capsys.readouterr().out == parser.format_help()
     assert not list(tmp_path.iterdir())

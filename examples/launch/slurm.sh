@@ -14,8 +14,9 @@ set -euo pipefail
 run=${1:?the YAML file of a run}
 
 # srun starts one torchrun on each node; they meet on the first. A job that is requeued goes on from the newest
-# checkpoint, and so does the same command after the time was up: three minutes before that every process is told to
-# finish its step and save.
+# checkpoint, and so does the same command after the time was up. Three minutes before that SLURM tells torchrun, which tells
+# the processes to finish their step and save, and by itself would wait for 30 seconds.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 exec srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc_per_node gpu \
     --rdzv_backend c10d --rdzv_endpoint "${nodes[0]}:29500" --rdzv_id "$SLURM_JOB_ID" \

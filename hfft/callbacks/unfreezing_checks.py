@@ -1,4 +1,4 @@
-"""What gradual unfreezing refuses when training begins: what would silently never train, or train otherwise."""
+"""What gradual unfreezing refuses when training begins: what would never train, and what processes would wait for."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """95 % intervals in closed form: of shares of rows, of means over folds, and from the influence of each row.
 
 ``docs/intervals.md`` tells how often the intervals hold the truth. Those that are resampled:
-:mod:`hfft.evaluation.bootstrap`.
+:mod:`hfft.evaluation.bootstrap` and, of rare classes, :mod:`hfft.evaluation.rare_classes`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -373,6 +374,14 @@ def test_the_log_has_the_head_s_rate_and_that_of_every_layer(uninterrupted):
         assert row["learning_rate"] == row["lr/head"] > 0
     assert [row["lr/stem"] > 0 for row in rows] == [step >= 5 for step in range(STEPS)]
     assert rows[-1]["lr/stem"] == pytest.approx(rows[-1]["lr/head"] * 0.5**3)
+
+
+def test_what_a_checkpoint_keeps_makes_the_same_callback():
+    unfreezing = GradualUnfreezing(start_steps=(0, 3, 7), rewarm_steps=2, layer_patterns=["a", "b"])
+    stored = json.loads(json.dumps(unfreezing.state()))
+    again = GradualUnfreezing(**stored["args"])
+    assert json.loads(json.dumps(again.state())) == stored
+    assert stored["args"]["start_steps"] == [0, 3, 7]
 
 
 def test_a_schedule_that_never_thaws_a_group_says_so(tmp_path: Path, caplog):

@@ -70,13 +70,15 @@ def train(folder: str, batch_size: int, sharded: bool = False, resume: str | Non
     return trainer
 
 
-def train_sharded(folder: str) -> None:
-    """Train without a break, and again from the checkpoints."""
+def train_sharded(folder: str, kind: str) -> None:
+    """Train without a break, and again from the checkpoints, which are of this kind."""
+    os.environ["FSDP_STATE_DICT_TYPE"] = kind
     for step in (None, *RESUMED):
         resume = None if step is None else f"{folder}/whole/checkpoint-{step}"
         name = "whole" if step is None else f"resumed-{step}"
         trainer = train(f"{folder}/{name}", 2, sharded=True, resume=resume)
         assert trainer.args.world_size == 2
+        assert trainer.accelerator.state.fsdp_plugin.state_dict_type.name == kind
         assert isinstance(trainer.model_wrapped, torch.distributed.fsdp.FSDPModule)
         layer = trainer.model.bert.encoder.layer[0]
         assert isinstance(layer, torch.distributed.fsdp.FSDPModule)
@@ -101,8 +103,8 @@ if __name__ == "__main__":
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
     }
     for kind in KINDS:
-        os.environ["FSDP_STATE_DICT_TYPE"] = kind
-        train_sharded(f"{folder}/{kind}")
+        train_sharded(f"{folder}/{kind}", kind)
+    os.environ["FSDP_STATE_DICT_TYPE"] = "SHARDED_STATE_DICT"
     for rate in RATES:
         whole_run(f"{folder}/rate-{rate}", *run, rate)
     leave(0)

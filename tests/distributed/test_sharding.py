@@ -25,7 +25,7 @@ def runs(tiny_bert: Path, text_folder: Path, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("sharded")
     command = [*TORCHRUN, str(SCRIPT), str(folder), str(tiny_bert), str(text_folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return folder
 

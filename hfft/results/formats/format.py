@@ -22,7 +22,8 @@ class Format:
 
     Attributes:
         require: raises :class:`UserError` where this output cannot be written.
-        write: the model to a path of the output's name; returns what answers from there.
+        write: the model to a path of the output's name, with batches to try it on, the first two of which differ in all
+            axes that are to be free; returns what answers from there.
     """
 
     require: Callable[[Path], None]

@@ -41,7 +41,7 @@ def require(output: Path) -> None:
 
 
 def write(classifier: Classifier, file: Path, batches: list[Batch]) -> Answer:
-    """Write a model to a file, and return what answers from there; ``batches`` are two that differ in all free axes."""
+    """Write a model to a file, and return what answers from there; the first two batches differ in all free axes."""
     import onnxruntime
 
     model, (small, large, _) = classifier.model, batches
