@@ -167,7 +167,7 @@ def test_timm_loads_the_export_of_a_resized_model(runs, tmp_path: Path):
 
     assert hfft.export(runs["timm ViT, smaller"].output_dir, "timm", tmp_path / "native") <= 1e-6
     native = timm.create_model(f"local-dir:{tmp_path / 'native'}", pretrained=True)
-    assert timm.data.resolve_model_data_config(native)["input_size"] == (3, 64, 64)
+    assert tuple(timm.data.resolve_model_data_config(native)["input_size"]) == (3, 64, 64)
 
 
 def test_training_goes_on_at_the_size_of_the_artefact_or_at_another(runs, oblong_pictures: Path, tmp_path: Path):

@@ -77,7 +77,7 @@ def _read_table(files: list[Path], cache_dir: str | None, flag: str) -> Dataset:
             options = options | _columns_as_written(files[0], options)
         with _quiet_library():
             table = load_dataset(builder, data_files=names, split="train", cache_dir=cache_dir, **options)
-    except (DatasetGenerationError, ValueError, OSError) as error:
+    except (DatasetGenerationError, ValueError, TypeError, OSError) as error:
         raise _unreadable(files, error, flag) from error
     return undecoded(table)
 

@@ -57,4 +57,4 @@ def test_no_model_type_is_left_out():
     tried = {case.name.split(".")[0] for case in CASES if case.kind != "timm"}
     assert mapped - tried - UNAVAILABLE.keys() == {"timm_wrapper"}  # tried with every timm model
     files = set(timm.models._registry._module_to_models)
-    assert {case.name.split(".")[0] for case in CASES if case.kind == "timm"} == files
+    assert files <= {case.name.split(".")[0] for case in CASES if case.kind == "timm"}  # an older timm has fewer
