@@ -23,6 +23,8 @@ from tests.hub_server import TOKEN, Hub, serve
 EXAMPLES = Path(__file__).parents[2] / "examples"
 VIT, BERT = ASSETS / "tiny-vit-glyphs", ASSETS / "tiny-bert-docs"
 
+pytestmark = pytest.mark.document
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
