@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertForSequenceClassification
 
 from hfft import LayerStack
 from hfft.layers.distances import relative_distances
+from hfft.layers.groups import LayerGroup
 
 
 def test_each_group_but_the_head_has_its_distance_relative_to_its_size():
@@ -45,3 +47,27 @@ def test_what_has_another_shape_or_was_not_there_does_not_count():
     ]
     size = sum(float(parameter.square().sum()) for parameter in kept)
     assert distances == pytest.approx({"0": (4 / size) ** 0.5, "1": 0.0})
+
+
+class Largest(TorchDispatchMode):
+    """Notes the numbers of the largest tensor in double precision."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.float64:
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+def test_a_large_layer_is_not_held_in_double_precision_as_a_whole():
+    """An embedding of 30,000 words in double precision, four times, was the most memory that a run took."""
+    before = nn.ModuleDict({"stem": nn.Embedding(3000, 1000)})
+    model = copy.deepcopy(before)
+    with torch.no_grad():
+        model["stem"].weight.mul_(1.5)
+    with Largest() as largest:
+        found = relative_distances(model, before, [LayerGroup("stem", ("stem.weight",))])
+    assert found == [{"name": "stem", "distance": pytest.approx(0.5)}]
+    assert 0 < largest.numbers < 3000 * 1000 / 2
