@@ -153,3 +153,13 @@ def test_lp_ft_goes_on_where_it_was_interrupted(tiny_bert, text_folder, tmp_path
     before = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(before[name], again[name]) for name in before)
     assert whole.metrics["test_accuracy"] > 0.5
+
+
+def test_a_run_that_finds_its_features_is_the_same_bit_for_bit(tiny_timm: Path, image_folder: Path, tmp_path: Path):
+    """Computing them lays the weights of convolutions out otherwise for the time."""
+    settings = {"model": str(tiny_timm), "data": str(image_folder), "strategy": "lp-ft", **QUICK}
+    settings["cache_dir"] = str(tmp_path / "cache")
+    cold, warm = (hfft.finetune(output_dir=str(tmp_path / name), **settings) for name in ("cold", "warm"))
+    first, second = (load_file(Path(run.output_dir) / "model.safetensors") for run in (cold, warm))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert {**cold.metrics, "train_runtime": None} == {**warm.metrics, "train_runtime": None}
