@@ -130,6 +130,8 @@ IN_TRANSFORMERS = tuple(name.value for name in OptimizerNames)
 
 def require_known_optimizer(name: str) -> None:
     """Raise :class:`UserError` for a name that neither torch nor timm nor transformers knows."""
+    if name in _TORCH or name in IN_TRANSFORMERS:
+        return  # without timm, which takes 40 MB of memory that texts have no use for
     from timm.optim import list_optimizers
 
     known = [*_TORCH, *list_optimizers(), *IN_TRANSFORMERS]
@@ -139,13 +141,13 @@ def require_known_optimizer(name: str) -> None:
 
 def _optimizer_class(name: str) -> tuple[OptimizerClass, dict[str, Any]]:
     """Find torch's own optimizers with torch's own defaults first, then those of timm, then those of transformers."""
-    from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
-
     require_known_optimizer(name)
     if name in _UNFIT:
         raise UserError(f"optim: {name} {_UNFIT[name]}, which leaves no room for layer-wise learning rates.")
     if name in _TORCH:
         return _TORCH[name], {}
+    from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
+
     if name in list_optimizers():
         info = get_optimizer_info(name)
         if info.second_order:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +223,10 @@ def test_options_that_the_optimizer_does_not_have_are_an_error():
     factory, kwargs = layerwise_optimizer("adamw", lr=0.1, momentum=0.9)
     with pytest.raises(UserError, match=r"AdamW cannot be made.*momentum"):
         factory()(Toy(), **kwargs)
+
+
+def test_optimizers_of_torch_and_transformers_are_found_without_timm():
+    """It takes 40 MB of memory, and trackers with it."""
+    made = 'hfft.FineTuningArguments(use_cpu=True), hfft.layerwise_optimizer("adamw", lr=1e-3)'
+    script = f"import sys, hfft; {made}; sys.exit('timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
