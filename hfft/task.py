@@ -208,6 +208,13 @@ class Task(ABC):
         """Return a small JPEG of an example that is seen better than read, for the report."""
         return None
 
+    def class_inputs(self, names: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Return raw inputs that stand for the classes of these names by their meaning, one for each, or none at all.
+
+        A head that is solved on few examples learns from them too, where cross-validation says that they help.
+        """
+        return []
+
     def specimens(self) -> list[Mapping[str, Any]]:
         """Return raw inputs of three examples made up, the last of another length where lengths differ.
 

@@ -72,6 +72,13 @@ class FineTuningArguments(TrainingArguments):
             "(default: chosen by cross-validation on the training split)."
         },
     )
+    learn_class_names: bool = field(
+        default=True,
+        metadata={
+            "help": "Let a solved head learn from the names of the classes as from two texts of each, where classes "
+            "have 64 texts or fewer on average and that lowers the cross-validated loss."
+        },
+    )
     layer_decay: float = field(
         default=0.75,
         metadata={

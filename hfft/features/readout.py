@@ -23,8 +23,8 @@ from hfft.features.heads import (
     near_identity,
 )
 
-Solve = Callable[[torch.Tensor], LinearHead]
-"""Solves a head on (examples, width) features."""
+Solve = Callable[..., LinearHead]
+"""Solves a head on (examples, width) features, and on those of pseudo-examples where there are any."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,19 @@ class Readout:
             values = ACTIVATIONS[self.hidden.activation](self.hidden.dense(values))
         return nn.functional.linear(values, layer.weight.flatten(1), layer.bias)
 
-    def install(self, solve: Solve, features: torch.Tensor) -> LinearHead:
-        """Solve a head on (examples, width) features, and put it into the model."""
+    @torch.no_grad()
+    def install(self, solve: Solve, features: torch.Tensor, *pseudo: torch.Tensor) -> LinearHead:
+        """Solve a head on (examples, width) features, and on those of pseudo-examples; put it into the model."""
         layer, hidden = self.classifier.layer, self.hidden
         if hidden is not None and not can_pass_on(hidden):
-            head = solve(features)
+            head = solve(features, *pseudo)
             assert isinstance(layer, nn.Linear), layer
             fold_head(head, hidden, layer, features)
             return head
-        head = solve(features if hidden is None else near_identity(hidden, features))
+        if hidden is not None:
+            features = near_identity(hidden, features)
+            pseudo = tuple(torch.tanh(hidden.dense(values.to(hidden.dense.weight))) for values in pseudo)
+        head = solve(features, *pseudo)
         install_head(layer, head)
         return head
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from hfft.data.inspecting import Track
 from hfft.data.labelled import LabelledData
@@ -29,6 +30,12 @@ MODEL = "model"
 """The architecture's own way from the trunk to the head."""
 
 AUTO = "auto"
+
+# A name counts as two examples: better than one on other rows of the training splits of TREC-6 and SST-2 (4 and 8 a
+# class) and as good on Banking77; four were better still on TREC-6 and worse on the others. From 64 a class on it
+# hardly matters: 0.719 became 0.722 on TREC-6.
+_NAME_COUNTS = 2
+_MOST_EXAMPLES = 64  # a class, for names to be tried
 
 _COMPARED = 1000  # examples that decide between poolings: where they do not tell them apart it does not matter
 
@@ -99,6 +106,7 @@ def start_from(
     pooling: str = AUTO,
     solver: str = AUTO,
     penalty: float | None = None,
+    learn_class_names: bool = True,
     seed: int = 0,
     cache: Cache | None = None,
     batch_size: int = 64,
@@ -109,7 +117,8 @@ def start_from(
 ) -> Start:
     """Prepare a model for training, in place: how its head reads the trunk, and the head where it is to be solved.
 
-    Only training examples are looked at.
+    Only training examples are looked at, and the names of the classes (``learn_class_names``) where there are few
+    examples and the task can read names as inputs: pseudo-examples of a solved head if that lowers its held-out loss.
 
     Raises:
         UserError: for a pooling or solver that does not fit, and a head that cannot be solved.
@@ -117,7 +126,8 @@ def start_from(
     train = data.splits["train"]
     labels = np.asarray(data.target.for_model(train[LABEL]))
     pool, drawn = (train, None) if data.pool is None else (data.pool, rows_in(train, data.pool))
-    features = partial(Features, task, model, processor, pool, cache, batch_size, precision, track, share, drawn)
+    how = (cache, batch_size, precision, track, share)
+    features = partial(Features, task, model, processor, pool, *how, drawn)
     home = next(model.parameters()).device
     model.to(device)
     try:
@@ -127,8 +137,11 @@ def start_from(
             return Start(chosen, None, None, notes)
         source = features()
         readout = source.readout()
+        named = _class_inputs(task, data) if learn_class_names else None
+        pseudo = () if named is None else (Features(task, model, processor, named, *how).read(readout),)
         solve = partial(
-            solve_head,
+            _solve,
+            notes,
             targets=labels,
             classes=len(data.target.output_names),
             solver=data.target.head_solver if solver == AUTO else solver,
@@ -137,7 +150,7 @@ def start_from(
             seed=seed,
             intercept=readout.classifier.has_bias,
         )
-        head = readout.install(solve, torch.from_numpy(source.read(readout)))
+        head = readout.install(solve, *map(torch.from_numpy, (source.read(readout), *pseudo)))
         copy_from_first_process(model.get_parameter(name) for name in readout.behind)
     finally:
         model.to(home)
@@ -152,7 +165,47 @@ def _groups(split: Any) -> np.ndarray | None:
     return numbers
 
 
+def _class_inputs(task: Task, data: LabelledData) -> Dataset | None:
+    """Return the names of the classes as raw inputs like those of the examples, where they are worth trying."""
+    train = data.splits["train"]
+    counts = data.target.class_counts(data.labels("train"))
+    if counts is None or len(train) > _MOST_EXAMPLES * len(counts):
+        return None
+    rows = task.class_inputs(data.target.output_names)
+    given = {column.role for column in task.inputs} & set(train.column_names)
+    return Dataset.from_list([dict(row) for row in rows]) if rows and set(rows[0]) == given else None
+
+
+def _solve(
+    notes: list[str],
+    features: torch.Tensor,
+    names: torch.Tensor | None = None,
+    *,
+    strength: float | None,
+    **options: Any,
+) -> LinearHead:
+    """Solve a head; with the (classes, width) names of the classes where that lowers the held-out loss, as noted.
+
+    Where nothing can be held out, one example for each class, the names are taken unseen: on eight draws of TREC-6
+    the accuracy of such heads was 0.50 with them and 0.33 without.
+    """
+    if names is None:
+        return solve_head(features, strength=strength, **options)
+    pseudo = (names.repeat(_NAME_COUNTS, 1), torch.arange(len(names)).repeat(_NAME_COUNTS))
+    both = [solve_head(features, pseudo_examples=each, strength=None, **options) for each in (None, pseudo)]
+    losses = [head.held_out_loss for head in both]
+    if losses[0] is None or losses[1] is None:
+        chosen, told = 1, "nothing can be held out to tell"
+    else:
+        chosen = int(losses[1] < losses[0])
+        told = f"cross-validated loss {losses[1]:.3f} with them, {losses[0]:.3f} without"
+    notes.append(f"names of the classes {('left out', 'read as texts, two examples each')[chosen]}: {told}.")
+    if strength is None:
+        return both[chosen]
+    return solve_head(features, pseudo_examples=(None, pseudo)[chosen], strength=strength, **options)
+
+
 def _told(head: LinearHead) -> str:
-    loss = min((point.loss for point in head.path if point.strength == head.strength), default=None)
+    loss = head.held_out_loss
     held_out = "" if loss is None else f", cross-validated loss {loss:.3f}"
     return f"head solved on {head.weight.shape[1]} features, penalty {head.strength:.2g}{held_out}."

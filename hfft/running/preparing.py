@@ -152,6 +152,7 @@ def start_head(prepared: Preparation, pooling: str, solved: bool) -> Start:
             pooling=pooling,
             solver=args.head_solver,
             penalty=args.head_penalty,
+            learn_class_names=args.learn_class_names,
             seed=args.seed,
             device=args.device,
             **prepared.how_to_compute(bar),

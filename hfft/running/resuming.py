@@ -17,6 +17,7 @@ _CHECKPOINT_DEPENDS_ON = frozenset(
             "head_start",
             "head_solver",
             "head_penalty",
+            "learn_class_names",
             "freeze",
             "epochs_per_group",
             "layer_patterns",

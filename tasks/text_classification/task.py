@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfft.errors import UserError
@@ -124,6 +124,12 @@ class TextClassification(Task):
         from .pooling import folded
 
         return folded(model)
+
+    def class_inputs(self, names: Sequence[str]) -> list[Mapping[str, Any]]:
+        """The names as texts, if each says something."""
+        from .naming import as_texts
+
+        return [{"text": text} for text in as_texts(names)]
 
     def specimens(self) -> list[Mapping[str, Any]]:
         """Texts of different lengths."""

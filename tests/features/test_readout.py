@@ -56,3 +56,20 @@ def test_a_solved_head_is_what_the_model_answers(kind: str):
     if kind == "tanh":
         weight = model.classifier.dense.weight
         assert torch.equal(weight, weight[0, 0] * torch.eye(16))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_pseudo_examples_come_to_the_solver_by_the_way_of_the_examples(kind: str):
+    torch.manual_seed(0)
+    model = MODELS[kind][0]()
+    inputs = {"input_ids": torch.randint(3, 40, (12, 6)), "attention_mask": torch.ones(12, 6, dtype=torch.long)}
+    readout = Readout.of(model, inputs)
+    features = torch.randn(12, 16)
+    seen = []
+
+    def solve(*values: torch.Tensor):
+        seen.extend(values)
+        return solve_head(values[0], torch.arange(12) % 3, strength=0.01)
+
+    readout.install(solve, features, features[3:5])
+    assert torch.equal(seen[1], seen[0][3:5])

@@ -262,3 +262,51 @@ def test_features_that_are_not_finite_are_refused():
     features[4, 2] = np.nan
     with pytest.raises(UserError, match="features of 1 examples are not finite, the first is number 4"):
         solve_head(features, targets)
+
+
+@pytest.mark.parametrize("solver", list_solvers())
+def test_pseudo_examples_are_learned_from_as_examples_are(solver):
+    features, targets = blobs()
+    pseudo = features[60:], targets[60:]
+    head = solve_head(features[:60], targets[:60], solver=solver, strength=0.3, pseudo_examples=pseudo)
+    expected = solve_head(features, targets, solver=solver, strength=0.3)
+    assert torch.equal(head.weight, expected.weight)
+    assert torch.equal(head.bias, expected.bias)
+
+
+@pytest.mark.parametrize("solver", list_solvers())
+def test_pseudo_examples_are_never_held_out(solver):
+    features, targets = blobs()
+    pseudo = features[60:] + 1, (targets[60:] + 1) % 3  # which tell lies
+    head = solve_head(features[:60], targets[:60], solver=solver, pseudo_examples=pseudo)
+    assert head.out_of_fold.shape == (60, 3)
+    everything, labels = (
+        np.concatenate([mine, others]) for mine, others in zip((features[:60], targets[:60]), pseudo, strict=True)
+    )
+    folds = draw_folds(targets[:60], 5, 0) if solver != "ridge" else np.arange(60)[None]
+    lies = everything.astype(np.float64)
+    scale = np.sqrt(((lies - lies.mean(axis=0)) ** 2).sum(axis=1).mean())
+    losses = []
+    for division in folds:
+        for fold in range(division.max() + 1):
+            kept = np.concatenate([division != fold, np.ones(30, dtype=bool)])
+            # the scale of the features is that of all rows
+            strength = head.strength * scale**2 / scale_of(everything[kept].astype(np.float64)) ** 2
+            if solver == "prototypes":
+                means = np.stack([lies[kept][labels[kept] == index].mean(axis=0) for index in range(3)])
+                away = ((lies[~kept][:, None] - means) ** 2).sum(axis=2) / scale**2
+                outputs = torch.tensor(-away / head.strength)
+            else:
+                partly = solve_head(everything[kept], labels[kept], classes=3, solver=solver, strength=strength)
+                outputs = partly(torch.tensor(everything[~kept])).double()
+            truth = torch.tensor(labels[~kept])
+            signs = 2.0 * torch.nn.functional.one_hot(truth, 3) - 1
+            losses += {
+                "svm": lambda out, signs, truth: (1 - signs * out).clamp(min=0).square().sum(dim=1),
+                "ridge": lambda out, signs, truth: (out - signs).square().sum(dim=1),
+            }.get(solver, lambda out, signs, truth: torch.nn.functional.cross_entropy(out, truth, reduction="none"))(
+                outputs, signs, truth
+            ).tolist()
+    assert head.held_out_loss == pytest.approx(np.mean(losses), rel=0.01)
+    alone = solve_head(features[:60], targets[:60], solver=solver)
+    assert head.held_out_loss > 1.05 * alone.held_out_loss

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_a_group_is_held_out_as_a_whole(bert, text_data: LabelledData):
     source = Features(TextClassification(), model, tokenizer, train, None)
     values, labels = source.read(source.readout()), np.asarray(train["label"])
     expected = solve_head(values, labels, groups=np.unique(groups, return_inverse=True)[1])
-    head = begin(TextClassification(), bert, grouped, pooling="model").head
+    head = begin(TextClassification(), bert, grouped, pooling="model", learn_class_names=False).head
     assert head is not None
     losses = [point.loss for point in head.path]
     assert losses == pytest.approx([point.loss for point in expected.path], rel=1e-4)
@@ -259,12 +260,86 @@ def test_the_logits_of_a_head_with_a_hidden_layer_follow_from_its_features():
 
 def test_a_penalty_that_is_given_is_the_one_of_the_head(bert, text_data: LabelledData):
     model, tokenizer = bert
-    found = start_from(
-        TextClassification(), model, tokenizer, text_data, solved_head=True, penalty=0.7, pooling="model"
-    )
+    found = begin(TextClassification(), bert, text_data, penalty=0.7, pooling="model", learn_class_names=False)
     assert found.head is not None
     assert (found.head.strength, found.head.path) == (0.7, ())
     source = Features(TextClassification(), model, tokenizer, text_data.splits["train"], None)
     features = torch.from_numpy(source.read(source.readout()))
     expected = solve_head(features, torch.tensor(text_data.splits["train"]["label"]), strength=0.7)
     torch.testing.assert_close(model.classifier.weight.detach(), expected.weight, atol=1e-5, rtol=1e-4)
+
+
+FEW = [("this is cat and dog", "animal"), ("horse is bird", "animal"), ("red and green", "colour"), ("blue", "colour")]
+FEW += [("one and two", "number"), ("this is three", "number"), ("fish", "animal"), ("black", "colour")]
+HELPFUL = {"animal": "this is fish and cat", "colour": "black and red is blue", "number": "three and one"}
+
+
+class Named(TextClassification):
+    """Reads other names for the classes, so that they say what the tiny model can tell apart."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.texts = texts
+
+    def class_inputs(self, names: Sequence[str]) -> list[Mapping[str, Any]]:
+        return [{"text": self.texts[name]} for name in names]
+
+
+def few_texts(times: int = 1) -> LabelledData:
+    texts = [(text + " number" * copy, name) for copy in range(times) for text, name in FEW]
+    rows = {"text": [text for text, _ in texts], "label": [CLASSES.index(name) for _, name in texts]}
+    return LabelledData({"train": Dataset.from_dict(rows)}, SingleLabel(CLASSES), "few texts")
+
+
+@pytest.mark.parametrize("penalty", [None, 0.05])
+@pytest.mark.parametrize("helpful", [True, False], ids=["which help", "which mislead"])
+def test_names_of_classes_are_learned_from_where_they_help(bert, helpful: bool, penalty: float | None):
+    model, tokenizer = bert
+    data = few_texts(3)
+    names = HELPFUL if helpful else {**HELPFUL, "animal": HELPFUL["colour"], "colour": HELPFUL["animal"]}
+    train = data.splits["train"]
+    labels = np.asarray(train["label"])
+    features = np.stack(list(plain_features(model.eval(), tokenizer, train["text"])))
+    read = np.stack(list(plain_features(model, tokenizer, [names[name] for name in CLASSES])))
+    pseudo = np.concatenate([read, read]), np.tile(np.arange(3), 2)
+    with_names, without = (solve_head(features, labels, pseudo_examples=each) for each in (pseudo, None))
+    assert (with_names.held_out_loss < without.held_out_loss) == helpful  # else the test is none
+    start = begin(Named(names), bert, data, pooling="model", penalty=penalty)
+    assert start.head is not None
+    strength = start.head.strength
+    assert strength == penalty or penalty is None
+    ways = [pseudo, None] if helpful else [None, pseudo]
+    heads = [solve_head(features, labels, strength=strength, pseudo_examples=each) for each in ways]
+    inputs = torch.from_numpy(features)  # which were computed in other batches there
+    as_it_is, other = ((model.classifier(inputs) - head(inputs)).abs().max() for head in heads)
+    assert as_it_is < 0.1 * other
+    how = "read as texts, two examples each" if helpful else "left out"
+    told = re.fullmatch(rf"names of the classes {how}: .* loss ([.0-9]+) with them, ([.0-9]+) without.", start.notes[0])
+    assert told is not None, start.notes
+    losses = [with_names.held_out_loss, without.held_out_loss]
+    assert [float(each) for each in told.groups()] == pytest.approx(losses, abs=0.02)
+
+
+def test_names_of_classes_are_taken_where_nothing_can_be_held_out(bert):
+    data = few_texts()
+    alone = LabelledData({"train": data.splits["train"].select([0, 2, 4])}, data.target, "one text of each class")
+    start = begin(Named(HELPFUL), bert, alone, pooling="model")
+    assert start.notes[0].endswith("two examples each: nothing can be held out to tell.")
+    weight = bert[0].classifier.weight.clone()
+    begin(TextClassification(), bert, alone, pooling="model", learn_class_names=False)
+    assert not torch.allclose(weight, bert[0].classifier.weight)
+
+
+def test_names_of_classes_are_not_tried_where_they_cannot_be_or_need_not(bert, picture_data, tiny_timm: Path):
+    task, few = Named(HELPFUL), few_texts(2)
+    train = few.splits["train"]
+
+    def notes(data: LabelledData, task: Task = task, pair: tuple[Any, Any] = bert, **options: Any) -> str:
+        return " ".join(begin(task, pair, data, **options).notes)
+
+    assert "names" in notes(few)
+    assert "names" not in notes(few, learn_class_names=False)
+    pairs = LabelledData({"train": train.add_column("text_pair", train["text"])}, few.target, "pairs")
+    assert "names" not in notes(pairs)
+    assert "names" not in notes(few_texts(25))  # 67 a class
+    vision = load(ImageClassification(), tiny_timm, picture_data.target)
+    assert "names" not in notes(picture_data, ImageClassification(), vision)

@@ -104,3 +104,22 @@ def test_without_a_tokenizer_at_hand_the_lengths_are_left_to_the_run(tmp_path: P
     (found,) = find_cut_texts(ModelArguments(model=str(tmp_path)), {}, None)
     assert found.severity == NOTE
     assert "no tokenizer.json here" in found.message
+
+
+@pytest.mark.parametrize(
+    ("names", "texts"),
+    [
+        (["card_arrival", "lost-card", "topUp"], ["card arrival", "lost card", "top Up"]),
+        (["Sci/Tech", "ABC news"], ["Sci Tech", "ABC news"]),
+        (["négatif", "否"], ["négatif", "否"]),
+        (["top 5", "2nd"], ["top 5", "2nd"]),
+        (["LABEL_0", "LABEL_1"], []),
+        (["good", "class 2"], []),
+        (["0", "1"], []),
+        (["A", "B"], []),
+        (["...", "good"], []),
+        (["card_arrival", "card-arrival"], []),
+    ],
+)
+def test_names_of_classes_are_texts_where_each_says_something(names: list[str], texts: list[str]):
+    assert TextClassification().class_inputs(names) == [{"text": text} for text in texts]

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from hfft.data.folds import draw_folds
+from hfft.data.folds import ALWAYS_TRAINED, draw_folds
 from hfft.features.heads.linear import LinearHead, PathPoint, choose_strength
 from hfft.features.heads.problem import DEFAULT_STRENGTH, FIRST_STRENGTH, FOLDS, STRENGTHS, Problem
 
@@ -46,20 +46,21 @@ def solve_path(
         fit: how.
         held_out_loss: of (..., classes) outputs and targets, (...).
     """
-    basis, (rows, outputs) = problem.basis, problem.targets.shape
+    basis, (rows, outputs), examples = problem.basis, problem.targets.shape, len(problem.strata)
     everything = basis.coordinates.new_ones(rows, 1)
     start = basis.coordinates.new_zeros(basis.coordinates.shape[1] + 1, 1, outputs)
     path: list[PathPoint] = []
     out_of_fold, strength = None, problem.strength
     if strength is None:
         folds = draw_folds(problem.strata, FOLDS, problem.seed, problem.groups)
+        folds = np.pad(folds, ((0, 0), (0, rows - examples)), constant_values=ALWAYS_TRAINED)
         strength = DEFAULT_STRENGTH
         if len(folds):
             steps = _follow(problem, folds, fit, held_out_loss)
             path = [step.point() for step in steps]
             chosen = choose_strength(path)
             strength, start = path[chosen].strength, steps[chosen].weights.mean(dim=1, keepdim=True)
-            out_of_fold = _out_of_fold(steps, folds)
+            out_of_fold = _out_of_fold(steps, folds)[:examples]
     fine = basis.coordinates.numel() * outputs <= _FINE_ELEMENTS
     dtype, tolerance = (torch.float64, 1e-9) if fine else (torch.float32, 1e-6)
     solution = fit(everything, strength, start, tolerance, dtype)[:, 0]

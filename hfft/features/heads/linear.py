@@ -37,6 +37,11 @@ class LinearHead:
     path: tuple[PathPoint, ...] = ()
     out_of_fold: torch.Tensor | None = None
 
+    @property
+    def held_out_loss(self) -> float | None:
+        """The mean held-out loss per example at the strength that was chosen; ``None`` without cross-validation."""
+        return next((point.loss for point in self.path if point.strength == self.strength), None)
+
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Return (examples, classes) outputs for (examples, dims) features."""
         return torch.nn.functional.linear(features.to(self.weight.dtype), self.weight, self.bias)

@@ -28,8 +28,8 @@ class Problem:
     """Features and targets of one head.
 
     Attributes:
-        basis: of the features.
-        targets: (examples, outputs) float32: of 0 and 1, or numbers.
+        basis: of the features, those of pseudo-examples behind those of examples.
+        targets: (rows of the basis, outputs) float32: of 0 and 1, or numbers.
         categorical: whether the targets are classes, not numbers.
         single_label: whether each example has just one class.
         strata: (examples,) what folds are stratified by.
@@ -59,6 +59,7 @@ def state_problem(
     groups: np.ndarray | None,
     seed: int,
     intercept: bool,
+    pseudo_examples: tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor] | None = None,
 ) -> Problem:
     """Check the arguments of :func:`solve_head` and decompose the features; raises :class:`UserError`."""
     features, targets = _tensor(features), _tensor(targets)
@@ -77,6 +78,10 @@ def state_problem(
     if strength is not None and not strength > 0:
         raise UserError(f"The strength of a head's penalty is {strength}; it has to be above 0.")
     columns, single_label, strata = _columns(targets, classes)
+    if pseudo_examples is not None:
+        more, of_class = _tensor(pseudo_examples[0]), _tensor(pseudo_examples[1]).long()
+        features = torch.cat([features, more.to(features)])
+        columns = torch.cat([columns, torch.nn.functional.one_hot(of_class, columns.shape[1]).to(columns)])
     return Problem(
         Basis.of(features, intercept=intercept),
         columns.to(features.device),

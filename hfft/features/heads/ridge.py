@@ -28,11 +28,11 @@ def solve_ridge(problem: Problem) -> LinearHead:
     if strength is None:
         for candidate in STRENGTHS:
             fitted = coordinates @ (products / (squares + candidate)[:, None]) + mean
-            errors = _left_out_residuals(problem, coordinates, targets - fitted, candidate)
+            errors = _left_out_residuals(problem, coordinates, targets - fitted, candidate)[: len(problem.strata)]
             losses = errors.square().sum(dim=1)
             standard_error = float(losses.std(correction=0)) / len(losses) ** 0.5
             path.append(PathPoint(candidate, float(losses.mean()), standard_error))
-            outputs.append((targets - errors).float())
+            outputs.append((targets[: len(errors)] - errors).float())
         chosen = choose_strength(path)
         strength, out_of_fold = path[chosen].strength, outputs[chosen]
     weight, bias = basis.to_features(products / (squares + strength)[:, None], mean)

@@ -45,6 +45,7 @@ def solve_head(
     groups: np.ndarray | None = None,
     seed: int = 0,
     intercept: bool = True,
+    pseudo_examples: tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor] | None = None,
 ) -> LinearHead:
     """Solve a linear head on features that stay as they are.
 
@@ -58,6 +59,8 @@ def solve_head(
         groups: (examples,) what each example belongs to; a group is held out as a whole.
         seed: of the folds.
         intercept: ``False`` for a layer without a bias.
+        pseudo_examples: (rows, dims) features and (rows,) int class indices of what is learned from as examples are,
+            and never held out: the names of the classes, read as texts.
 
     Raises :class:`UserError` for an unknown solver, targets that it cannot take, and features that are not finite.
     """
@@ -70,6 +73,7 @@ def solve_head(
         groups=groups,
         seed=seed,
         intercept=intercept,
+        pseudo_examples=pseudo_examples,
     )
     if not (problem.categorical or chosen.numbers):
         fitting = [name for name in list_solvers() if SOLVERS[name].numbers]
