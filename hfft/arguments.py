@@ -25,6 +25,9 @@ PROBLEM_TYPES = (
 )
 
 
+_RATES = ("dropout", "drop_path_rate", "patch_drop_rate")
+
+
 @dataclass
 class ModelArguments:
     """The pretrained model and how its inputs are cut."""
@@ -57,6 +60,13 @@ class ModelArguments:
             "in most models (default: the checkpoint's own rate)."
         },
     )
+    patch_drop_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of a picture's patches, others in each step, that vision transformers of timm leave out in "
+            "training; without half of them a step takes about half of the time (default: the checkpoint's own rate)."
+        },
+    )
     image_size: int | None = field(
         default=None,
         metadata={
@@ -74,13 +84,12 @@ class ModelArguments:
         require_range(self, "image_size", low=8, high=4096)
         if self.image_size is not None and not isinstance(self.image_size, int):
             raise UserError(f"image_size must be a whole number of pixels, got {self.image_size!r}.")
-        for name in ("dropout", "drop_path_rate"):
+        for name in _RATES:
             require_range(self, name, low=0, high=1, high_included=False)
 
     def rates(self) -> dict[str, float]:
         """Return the rates that were given and make a difference in training alone, by name."""
-        given = {"dropout": self.dropout, "drop_path_rate": self.drop_path_rate}
-        return {name: rate for name, rate in given.items() if rate is not None}
+        return {name: rate for name in _RATES if (rate := getattr(self, name)) is not None}
 
 
 @dataclass

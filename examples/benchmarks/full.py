@@ -9,8 +9,9 @@ hfft runs as it comes (`precision auto`) and in float32, which shows what the nu
     python examples/benchmarks/full.py --architecture vit_tiny_patch16_224 --data hymenoptera/ --epochs 3
 
 --joined makes long texts, each of up to so many of one class. --architecture takes a timm model with random weights in
-place of --model. Training seconds of hfft hold what it
-computes before the first step, such as decoded pictures. Each run writes to, and caches in, a folder of its own.
+place of --model. --patch_drop_rate 0.5 adds a run of hfft in which a vision transformer leaves half of the patches out
+in training. Training seconds of hfft hold what it computes before the first step, such as decoded pictures. Each
+run writes to, and caches in, a folder of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any
 
 from comparison import Result, compare, comparison_parser, since_start
 
+FEWER_PATCHES = "hfft, without some patches"
+
 
 def main() -> None:
     """Measure, print a table and write JSON."""
@@ -30,12 +33,14 @@ def main() -> None:
     parser.add_argument("--architecture", help="timm architecture to start from random weights, in place of --model")
     parser.add_argument("--stock_learning_rate", type=float, default=5e-5, help="the Trainer's own default")
     parser.add_argument("--joined", type=int, default=1, help="texts of a class that at most make a text of the run")
+    parser.add_argument("--patch_drop_rate", type=float, help="share of the patches that one more side leaves out")
     options = parser.parse_args()
     if (options.model is None) == (options.architecture is None):
         parser.error("give --model or --architecture")
     images = (Path(options.data) / "train").is_dir()
     stock = ["stock"] if images else [f"stock, padded to {options.max_length}", "stock, dynamic padding"]
-    compare(options, [*stock, "hfft", "hfft, fp32"], run)
+    patches = [] if options.patch_drop_rate is None else [FEWER_PATCHES]
+    compare(options, [*stock, "hfft", "hfft, fp32", *patches], run)
 
 
 def run(options: Namespace, side: str, seed: int, folder: Path) -> Result:
@@ -46,7 +51,8 @@ def run(options: Namespace, side: str, seed: int, folder: Path) -> Result:
         options.data = str(with_long_texts(options.data, options.joined, folder / "data"))
     if side.startswith("stock"):
         return run_stock(options, seed, folder, padded="padded to" in side)
-    return run_hfft(options, seed, folder / side, precision="fp32" if side.endswith("fp32") else "auto")
+    fewer = {"patch_drop_rate": options.patch_drop_rate} if side == FEWER_PATCHES else {}
+    return run_hfft(options, seed, folder / side, precision="fp32" if side.endswith("fp32") else "auto", **fewer)
 
 
 def run_stock(options: Namespace, seed: int, folder: Path, padded: bool) -> Result:

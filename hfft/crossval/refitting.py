@@ -28,7 +28,7 @@ _OF_VALIDATION = (
 )
 # What is asked of training, and has no place where the solved head ships.
 _OF_TRAINING = (
-    *("head_start", "epochs_per_group", "dropout", "drop_path_rate", *ADAPTER_ARGUMENTS),
+    *("head_start", "epochs_per_group", "dropout", "drop_path_rate", "patch_drop_rate", *ADAPTER_ARGUMENTS),
     *("optim", "optim_args", "optim_target_modules"),
 )
 

@@ -1,4 +1,4 @@
-"""Dropout and stochastic depth, under whatever names a model's configuration has them.
+"""Dropout, stochastic depth and patch dropout, under whatever names a model's configuration has them.
 
 They act in training alone. What ships keeps them in its configuration, as every model of transformers does: whoever
 trains it further goes on with the same rates.
@@ -21,22 +21,27 @@ if TYPE_CHECKING:
 _DROPOUT = re.compile(r"(?!qa_).*(dropout|pdrop).*|(attention_)?drop_rate|drop_(mlp|conv_encoder)_rate")
 _DROP_PATH = re.compile(r"drop_path_rate|drop_connect_rate")
 _TIMM_DROPOUT = re.compile(r"(attn_|proj_)?drop_rate")
+_PATCH_DROP = re.compile(r"patch_drop_rate")
 # argument -> fields of a configuration, options of timm's architectures, and what it is
 _PATTERNS = {
     "dropout": (_DROPOUT, _TIMM_DROPOUT, "dropout"),
     "drop_path_rate": (_DROP_PATH, _DROP_PATH, "stochastic depth"),
+    "patch_drop_rate": (_PATCH_DROP, _PATCH_DROP, "patch dropout"),
 }
 # DiffLlama raises for any, MPT allows whole numbers alone, PP-LCNet scales what it answers by it.
 _WITHOUT_DROPOUT = frozenset({"diffllama", "mpt", "pp_lcnet"})
+# SAM reads its patches in windows, and needs every one of them.
+_WITHOUT_PATCH_DROP = frozenset({"VisionTransformerSAM"})
 _TIMM = "timm_wrapper"
 _ARCHITECTURE_OPTIONS = "model_args"  # of timm's create_model, in the configuration of such a model
 
 
 def changed_rates(config: PretrainedConfig, arguments: ModelArguments) -> dict[str, Any]:
-    """Return what ``dropout`` and ``drop_path_rate`` change of a configuration, as its loader takes it.
+    """Return what ``dropout`` and the rates by its side change of a configuration, as its loader takes it.
 
     Dropout is that of hidden states, attention and classifier alike (Srivastava et al. 2014); the rate of stochastic
-    depth (Huang et al. 2016, arXiv:1603.09382) is that of the last block, and in most models less towards the input.
+    depth (Huang et al. 2016, arXiv:1603.09382) is that of the last block, and in most models less towards the input;
+    patch dropout (Liu et al. 2023, arXiv:2208.07220) leaves patches of each picture out before the first block.
 
     Returns:
         name of a field -> value; a configuration within the configuration is given whole.
@@ -73,7 +78,7 @@ def without_rates(settings: dict[str, Any]) -> dict[str, Any]:
     kept = {
         name: without_rates(value) if isinstance(value, dict) else value
         for name, value in settings.items()
-        if not any(pattern.fullmatch(str(name)) for pattern in (_DROPOUT, _DROP_PATH, _TIMM_DROPOUT))
+        if not any(pattern.fullmatch(str(name)) for pattern in (_DROPOUT, _DROP_PATH, _TIMM_DROPOUT, _PATCH_DROP))
     }
     if not kept.get(_ARCHITECTURE_OPTIONS, True):
         del kept[_ARCHITECTURE_OPTIONS]  # nothing but rates
@@ -81,11 +86,13 @@ def without_rates(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_for_training(module: Any) -> bool:
-    """Say whether a module returns its input in evaluation: dropout, stochastic depth, or what stands for none."""
+    """Say whether a module returns its input in evaluation: dropout, stochastic depth, or none."""
     from torch import nn
     from torch.nn.modules.dropout import _DropoutNd
 
-    return isinstance(module, nn.Identity | _DropoutNd) or type(module).__name__.endswith("DropPath")
+    return isinstance(module, nn.Identity | _DropoutNd) or type(module).__name__.endswith(
+        ("DropPath", "PatchDropout", "PatchDropoutWithIndices")
+    )
 
 
 def _fields(config: PretrainedConfig, pattern: re.Pattern[str], rate: float) -> dict[str, Any]:
@@ -126,6 +133,8 @@ def _timm_options(config: Any, pattern: re.Pattern[str], rate: float) -> dict[st
         model = timm.create_model(config.architecture, pretrained=False, **options)
     makers = [vars(base)["__init__"] for base in type(model).__mro__ if "__init__" in vars(base)]
     known = {name: None for maker in makers for name in inspect.signature(maker).parameters}
+    if type(model).__name__ in _WITHOUT_PATCH_DROP:
+        known.pop("patch_drop_rate", None)
     found = {name: rate for name in known if pattern.fullmatch(name)}
     return {_ARCHITECTURE_OPTIONS: {**options, **found}} if found else {}
 

@@ -120,6 +120,34 @@ def test_timm_models_have_both(tmp_path: Path):
     assert model.config.model_args == options
 
 
+@pytest.mark.parametrize(("architecture", "size"), [("test_vit", 160), ("eva02_tiny_patch14_224", 224)])
+def test_patches_are_left_out_in_training_alone(architecture: str, size: int, tmp_path: Path):
+    folder = save_timm_model(tmp_path / "vit", architecture, size=size)
+    model, plain = load(folder, ImageClassification(), patch_drop_rate=0.75), load(folder, ImageClassification())
+    assert model.config.model_args == {"patch_drop_rate": 0.75}
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in plain.state_dict().items())
+    seen: list[torch.Tensor] = []
+    model.timm_model.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    pixels = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        for training in (True, True, False):
+            answers = model.train(training)(pixel_values=pixels).logits
+        torch.testing.assert_close(answers, plain.eval()(pixel_values=pixels).logits, rtol=0, atol=0)
+    patches = model.timm_model.patch_embed.num_patches
+    assert [values.shape[1] - 1 for values in seen] == [patches // 4, patches // 4, patches]  # and the class token
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_architectures_that_read_every_patch_are_refused():
+    in_windows, cnn = (
+        SimpleNamespace(model_type="timm_wrapper", architecture=name, model_args=None)
+        for name in ("samvit_base_patch16_224", "test_resnet")
+    )
+    for config in (in_windows, cnn, CASES["vit"].build().config):
+        with pytest.raises(UserError, match=r"patch_drop_rate: a model of the architecture \w+ has no patch dropout"):
+            changed_rates(config, ModelArguments(patch_drop_rate=0.5))
+
+
 def test_rates_and_another_size_go_together(tmp_path: Path):
     folder = save_timm_model(tmp_path / "vit", "test_vit3", size=160)
     model = load(folder, ImageClassification(), dropout=0.25, drop_path_rate=0.4, image_size=96)
@@ -158,7 +186,7 @@ def test_architectures_of_timm_without_stochastic_depth_are_refused():
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan"), "much"])
-@pytest.mark.parametrize("name", ["dropout", "drop_path_rate"])
+@pytest.mark.parametrize("name", ["dropout", "drop_path_rate", "patch_drop_rate"])
 def test_rates_are_shares(name: str, rate: Any):
     with pytest.raises(UserError, match=name):
         ModelArguments(**{name: rate})
@@ -167,7 +195,8 @@ def test_rates_are_shares(name: str, rate: Any):
 def test_features_are_found_again_under_other_rates(tmp_path: Path):
     folder = save_timm_model(tmp_path / "vit", "test_vit3", size=160)
     task = ImageClassification()
-    models = [load(folder, task, **rates) for rates in ({}, {"dropout": 0.2}, {"dropout": 0.1, "drop_path_rate": 0.3})]
+    rates = ({}, {"dropout": 0.2}, {"dropout": 0.1, "drop_path_rate": 0.3}, {"patch_drop_rate": 0.5})
+    models = [load(folder, task, **each) for each in rates]
     assert len({model_key(model, ()) for model in models}) == 1
     assert model_key(load(folder, task, image_size=96), ()) != model_key(models[0], ())
     with torch.no_grad():
