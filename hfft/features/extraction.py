@@ -198,8 +198,8 @@ def model_key(model: Any, without: Sequence[str], *more: str) -> str:
     """Return a digest of what turns inputs into features.
 
     Args:
-        model: its parameters and buffers count, and what of its configuration features depend on: neither dropout nor
-            stochastic depth, which are off.
+        model: its parameters and buffers count, and what of its configuration features depend on: no dropout of any
+            kind and no stochastic depth, which are off.
         without: names of parameters that come behind the features.
         more: whatever else, such as the encoder's key.
     """

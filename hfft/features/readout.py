@@ -94,7 +94,9 @@ class Readout:
             return head
         if hidden is not None:
             features = near_identity(hidden, features)
-            pseudo = tuple(torch.tanh(hidden.dense(values.to(hidden.dense.weight))) for values in pseudo)
+            pseudo = tuple(
+                ACTIVATIONS[hidden.activation](hidden.dense(values.to(hidden.dense.weight))) for values in pseudo
+            )
         head = solve(features, *pseudo)
         install_head(layer, head)
         return head

@@ -30,8 +30,9 @@ _PATTERNS = {
 }
 # DiffLlama raises for any, MPT allows whole numbers alone, PP-LCNet scales what it answers by it.
 _WITHOUT_DROPOUT = frozenset({"diffllama", "mpt", "pp_lcnet"})
-# SAM reads its patches in windows, and needs every one of them.
-_WITHOUT_PATCH_DROP = frozenset({"VisionTransformerSAM"})
+# SAM reads its patches in windows, and needs every one of them; in a distilled DeiT timm 1.0.31 takes the token that is
+# to be distilled into for a patch.
+_WITHOUT_PATCH_DROP = frozenset({"VisionTransformerSAM", "VisionTransformerDistilled"})
 _TIMM = "timm_wrapper"
 _ARCHITECTURE_OPTIONS = "model_args"  # of timm's create_model, in the configuration of such a model
 
@@ -86,7 +87,7 @@ def without_rates(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_for_training(module: Any) -> bool:
-    """Say whether a module returns its input in evaluation: dropout, stochastic depth, or none."""
+    """Say whether a module does nothing in evaluation: dropout of any kind, stochastic depth, or none."""
     from torch import nn
     from torch.nn.modules.dropout import _DropoutNd
 

@@ -17,7 +17,7 @@ from hfft.training_arguments import FineTuningArguments
 _RECORDED_DEFAULTS = (
     *("strategy", "layer_decay", "learning_rate", "head_learning_rate", "num_train_epochs", "weight_decay"),
     *("warmup_steps", "seed", "per_device_train_batch_size", "augment", "freeze_batch_norm", "lr_scheduler_type"),
-    *("train_sampling_strategy", "precision"),
+    *("train_sampling_strategy", "precision", "learn_class_names"),
     *("lora_rank", "lora_alpha", "lora_dropout", "adapter_config"),
 )
 

@@ -275,6 +275,33 @@ def test_pseudo_examples_are_learned_from_as_examples_are(solver):
 
 
 @pytest.mark.parametrize("solver", list_solvers())
+def test_the_held_out_loss_of_a_strength_that_is_given_is_that_on_the_path(solver):
+    features, targets = blobs()
+    path = solve_head(features, targets, solver=solver).path
+    point = path[len(path) // 2]
+    head = solve_head(features, targets, solver=solver, strength=point.strength, cross_validate=True)
+    assert [each.strength for each in head.path] == [head.strength] == [point.strength]
+    assert head.held_out_loss == pytest.approx(point.loss, rel=0.02)
+    alone = solve_head(features, targets, solver=solver, strength=point.strength)
+    torch.testing.assert_close(head.weight, alone.weight, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("targets", "pseudo", "message"),
+    [
+        (np.arange(90) % 3, (np.full((3, 12), np.nan), np.arange(3)), "features of 3 pseudo-examples are not finite"),
+        (np.arange(90) % 3, (np.zeros((3, 12)), np.array([0, 1, 3])), "0 to 2 fit"),
+        (np.arange(90) % 3, (np.zeros((3, 11)), np.arange(3)), r"3 pseudo-examples are not of shape \(3, 11\)"),
+        (np.arange(90) / 3, (np.zeros((3, 12)), np.arange(3)), "the targets are numbers"),
+    ],
+)
+def test_pseudo_examples_that_do_not_fit_are_refused(targets, pseudo, message: str):
+    solver = "ridge" if targets.dtype.kind == "f" else "logistic"
+    with pytest.raises(UserError, match=message):
+        solve_head(blobs()[0], targets, solver=solver, pseudo_examples=pseudo)
+
+
+@pytest.mark.parametrize("solver", list_solvers())
 def test_pseudo_examples_are_never_held_out(solver):
     features, targets = blobs()
     pseudo = features[60:] + 1, (targets[60:] + 1) % 3  # which tell lies

@@ -301,7 +301,10 @@ def test_names_of_classes_are_learned_from_where_they_help(bert, helpful: bool, 
     features = np.stack(list(plain_features(model.eval(), tokenizer, train["text"])))
     read = np.stack(list(plain_features(model, tokenizer, [names[name] for name in CLASSES])))
     pseudo = np.concatenate([read, read]), np.tile(np.arange(3), 2)
-    with_names, without = (solve_head(features, labels, pseudo_examples=each) for each in (pseudo, None))
+    with_names, without = (
+        solve_head(features, labels, strength=penalty, cross_validate=True, pseudo_examples=each)
+        for each in (pseudo, None)
+    )
     assert (with_names.held_out_loss < without.held_out_loss) == helpful  # else the test is none
     start = begin(Named(names), bert, data, pooling="model", penalty=penalty)
     assert start.head is not None
@@ -312,7 +315,7 @@ def test_names_of_classes_are_learned_from_where_they_help(bert, helpful: bool, 
     inputs = torch.from_numpy(features)  # which were computed in other batches there
     as_it_is, other = ((model.classifier(inputs) - head(inputs)).abs().max() for head in heads)
     assert as_it_is < 0.1 * other
-    how = "read as texts, two examples each" if helpful else "left out"
+    how = "read as two examples each" if helpful else "left out"
     told = re.fullmatch(rf"names of the classes {how}: .* loss ([.0-9]+) with them, ([.0-9]+) without.", start.notes[0])
     assert told is not None, start.notes
     losses = [with_names.held_out_loss, without.held_out_loss]

@@ -51,10 +51,10 @@ def solve_path(
     start = basis.coordinates.new_zeros(basis.coordinates.shape[1] + 1, 1, outputs)
     path: list[PathPoint] = []
     out_of_fold, strength = None, problem.strength
-    if strength is None:
+    if strength is None or problem.cross_validate:
         folds = draw_folds(problem.strata, FOLDS, problem.seed, problem.groups)
         folds = np.pad(folds, ((0, 0), (0, rows - examples)), constant_values=ALWAYS_TRAINED)
-        strength = DEFAULT_STRENGTH
+        strength = strength or DEFAULT_STRENGTH
         if len(folds):
             steps = _follow(problem, folds, fit, held_out_loss)
             path = [step.point() for step in steps]
@@ -100,7 +100,8 @@ def _follow(
     """Return the strengths that come into question, strongest first.
 
     From the first one, which most data sets leave for weaker ones, the path goes down until a step gains less than half
-    the standard error, and up as long as what is stronger may still be chosen. Each starts from the one before.
+    the standard error, and up as long as what is stronger may still be chosen. Each starts from the one before. A
+    strength that is given is the only one.
     """
     coordinates, targets = problem.basis.coordinates, problem.targets
     held_out = torch.as_tensor(_problems(folds), device=coordinates.device)
@@ -119,6 +120,8 @@ def _follow(
 
     first = STRENGTHS.index(FIRST_STRENGTH)
     nothing = coordinates.new_zeros(coordinates.shape[1] + 1, held_out.shape[1], targets.shape[1])
+    if problem.strength is not None:
+        return [step(problem.strength, nothing, _FINE)]
     steps = [step(FIRST_STRENGTH, nothing)]
     gain = 1.0
     for strength in STRENGTHS[first + 1 :]:

@@ -24,11 +24,11 @@ class LinearHead:
         weight: (classes, dims) float32.
         bias: (classes,) float32; zeros where the head was solved without an intercept.
         strength: the penalty that was chosen, on features scaled to a mean squared norm of 1.
-        path: the strengths that were tried, strongest first; empty where one strength was given.
+        path: the strengths that were cross-validated, strongest first.
         out_of_fold: (examples, classes) float32, the outputs of heads that had not seen the example, at the strength
             that the other folds choose (of ``ridge``, at the chosen strength), for calibration and honest estimates.
             NaN in rows that were never held out: the only examples of their class. ``None`` where nothing was
-            cross-validated.
+            cross-validated. Who takes the better of two heads by their held-out loss has seen these examples, too.
     """
 
     weight: torch.Tensor

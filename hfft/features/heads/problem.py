@@ -35,6 +35,7 @@ class Problem:
         strata: (examples,) what folds are stratified by.
         groups: (examples,) what each example belongs to, or ``None``.
         strength: of the penalty, ``None`` where it is to be chosen.
+        cross_validate: whether the held-out loss of a strength that is given is asked for, too.
         seed: of the folds of the cross-validation.
         intercept: whether the layer has a bias.
     """
@@ -46,6 +47,7 @@ class Problem:
     strata: np.ndarray
     groups: np.ndarray | None
     strength: float | None
+    cross_validate: bool
     seed: int
     intercept: bool
 
@@ -56,10 +58,11 @@ def state_problem(
     *,
     classes: int | None,
     strength: float | None,
+    cross_validate: bool,
     groups: np.ndarray | None,
     seed: int,
     intercept: bool,
-    pseudo_examples: tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor] | None = None,
+    pseudo_examples: tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor] | None,
 ) -> Problem:
     """Check the arguments of :func:`solve_head` and decompose the features; raises :class:`UserError`."""
     features, targets = _tensor(features), _tensor(targets)
@@ -68,31 +71,43 @@ def state_problem(
     if len(targets) != len(features) or (groups is not None and len(groups) != len(features)):
         raise UserError(f"There are {len(features)} rows of features, and not as many targets or groups.")
     for what, values in (("features", features), ("targets", targets)):
-        rows = torch.isfinite(values.reshape(len(values), -1)).all(dim=1)
-        if not rows.all():
-            first = int((~rows).nonzero()[0])
-            raise UserError(
-                f"The {what} of {int((~rows).sum())} examples are not finite, the first is number {first}; "
-                "a head cannot be solved on them. Half precision may have overflowed: --precision fp32."
-            )
+        _require_finite(what, "examples", values)
     if strength is not None and not strength > 0:
         raise UserError(f"The strength of a head's penalty is {strength}; it has to be above 0.")
     columns, single_label, strata = _columns(targets, classes)
+    categorical = not targets.is_floating_point() or targets.ndim == 2
     if pseudo_examples is not None:
-        more, of_class = _tensor(pseudo_examples[0]), _tensor(pseudo_examples[1]).long()
+        more, of_class = map(_tensor, pseudo_examples)
+        if not categorical:
+            raise UserError("Pseudo-examples have classes, and the targets are numbers.")
+        if more.shape != (len(of_class), features.shape[1]):
+            raise UserError(f"Features of {len(of_class)} pseudo-examples are not of shape {tuple(more.shape)}.")
+        _require_finite("features", "pseudo-examples", more)
         features = torch.cat([features, more.to(features)])
-        columns = torch.cat([columns, torch.nn.functional.one_hot(of_class, columns.shape[1]).to(columns)])
+        columns = torch.cat([columns, _columns(of_class, columns.shape[1])[0].to(columns)])
     return Problem(
         Basis.of(features, intercept=intercept),
         columns.to(features.device),
-        not targets.is_floating_point() or targets.ndim == 2,
+        categorical,
         single_label,
         strata,
         None if groups is None else np.asarray(groups),
         strength,
+        cross_validate,
         seed,
         intercept,
     )
+
+
+def _require_finite(what: str, whose: str, values: torch.Tensor) -> None:
+    """Raise :class:`UserError` where a row of values holds what is no number."""
+    rows = torch.isfinite(values.reshape(len(values), -1)).all(dim=1)
+    if not rows.all():
+        first = int((~rows).nonzero()[0])
+        raise UserError(
+            f"The {what} of {int((~rows).sum())} {whose} are not finite, the first is number {first}; "
+            "a head cannot be solved on them. Half precision may have overflowed: --precision fp32."
+        )
 
 
 def _tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:

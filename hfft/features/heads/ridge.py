@@ -25,8 +25,8 @@ def solve_ridge(problem: Problem) -> LinearHead:
     products = coordinates.T @ (targets - mean)
     path, outputs = [], []
     strength, out_of_fold = problem.strength, None
-    if strength is None:
-        for candidate in STRENGTHS:
+    if strength is None or problem.cross_validate:
+        for candidate in STRENGTHS if strength is None else [strength]:
             fitted = coordinates @ (products / (squares + candidate)[:, None]) + mean
             errors = _left_out_residuals(problem, coordinates, targets - fitted, candidate)[: len(problem.strata)]
             losses = errors.square().sum(dim=1)

@@ -42,6 +42,7 @@ def solve_head(
     classes: int | None = None,
     solver: str = "logistic",
     strength: float | None = None,
+    cross_validate: bool = False,
     groups: np.ndarray | None = None,
     seed: int = 0,
     intercept: bool = True,
@@ -56,13 +57,15 @@ def solve_head(
         solver: a name of :func:`list_solvers`.
         strength: of the penalty, on features scaled to a mean squared norm of 1; chosen by cross-validation
             if ``None``, in which ``ridge`` leaves one out.
+        cross_validate: also where the strength is given: its held-out loss stands in the ``path`` of the head then.
         groups: (examples,) what each example belongs to; a group is held out as a whole.
         seed: of the folds.
         intercept: ``False`` for a layer without a bias.
         pseudo_examples: (rows, dims) features and (rows,) int class indices of what is learned from as examples are,
             and never held out: the names of the classes, read as texts.
 
-    Raises :class:`UserError` for an unknown solver, targets that it cannot take, and features that are not finite.
+    Raises :class:`UserError` for an unknown solver, targets that it or pseudo-examples cannot take, and features that
+    are not finite.
     """
     chosen = load_solver(solver)
     problem = state_problem(
@@ -70,6 +73,7 @@ def solve_head(
         targets,
         classes=classes,
         strength=strength,
+        cross_validate=cross_validate,
         groups=groups,
         seed=seed,
         intercept=intercept,
