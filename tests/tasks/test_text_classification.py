@@ -113,7 +113,7 @@ def test_without_a_tokenizer_at_hand_the_lengths_are_left_to_the_run(tmp_path: P
         (["Sci/Tech", "ABC news"], ["Sci Tech", "ABC news"]),
         (["négatif", "ne\u0301gatif\u00e9"], ["négatif", "négatifé"]),
         (["राजनीति", "การเมือง", "否"], ["राजनीति", "การเมือง", "否"]),
-        (["C++", "don't"], ["C++", "don't"]),
+        (["C++ code", "don't"], ["C++ code", "don't"]),
         (["top 5", "2nd"], ["top 5", "2nd"]),
         (["LABEL_0", "LABEL_1"], []),
         (["good", "class 2"], []),
