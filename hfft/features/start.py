@@ -137,8 +137,10 @@ def start_from(
             return Start(chosen, None, None, notes)
         source = features()
         readout = source.readout()
+        read = [source.read(readout)]
         named = _class_inputs(task, data) if learn_class_names else None
-        pseudo = () if named is None else (Features(task, model, processor, named, *how).read(readout),)
+        if named is not None:
+            read.append(Features(task, model, processor, named, *how).read(readout))
         solve = partial(
             _solve,
             notes,
@@ -150,7 +152,7 @@ def start_from(
             seed=seed,
             intercept=readout.classifier.has_bias,
         )
-        head = readout.install(solve, *map(torch.from_numpy, (source.read(readout), *pseudo)))
+        head = readout.install(solve, *map(torch.from_numpy, read))
         copy_from_first_process(model.get_parameter(name) for name in readout.behind)
     finally:
         model.to(home)

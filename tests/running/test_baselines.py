@@ -165,7 +165,7 @@ def test_folds_have_it_from_features_that_are_there(settings, computed, text_fol
     own = {**settings, "data": str(text_folder / "train.csv"), "strategy": "lp-ft", "num_train_epochs": 1}
     own |= {"cache_dir": str(tmp_path / "cache"), "pooling": "mean"}
     result = hfft.cross_validate(**own, folds=2, output_dir=str(tmp_path / "out"))
-    assert computed == [36]
+    assert computed == [36, 3]  # the examples, and the names of the classes
     values = [fold["baseline_probe_test_log_loss"] for fold in result.folds]
     assert result.metrics["baseline_probe_crossval_log_loss"] == pytest.approx(np.mean(values))
     assert {row["name"]: row["probe"] for row in result.rows()}["log_loss"] == pytest.approx(np.mean(values))
