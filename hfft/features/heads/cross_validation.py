@@ -13,7 +13,6 @@ from hfft.data.folds import ALWAYS_TRAINED, draw_folds
 from hfft.features.heads.linear import LinearHead, PathPoint, choose_strength
 from hfft.features.heads.problem import DEFAULT_STRENGTH, FIRST_STRENGTH, FOLDS, STRENGTHS, Problem
 
-_FINE, _COARSE = 1e-3, 1e-2  # of the loss per example
 _FINE_ELEMENTS = 2**22  # examples x dims x classes
 
 
@@ -38,8 +37,8 @@ def solve_path(
 ) -> LinearHead:
     """Choose the strength by cross-validation where none is given, then solve on all examples.
 
-    Held-out losses are known to a hundredth: folds are solved to a thousandth in the loss per example, or less where
-    that will do. The head itself is solved to a billionth, or to a millionth where it is large.
+    Held-out losses are known to a hundredth: folds are solved to a millionth in the loss per example, or to a
+    ten-thousandth where there is much to solve; the head itself to a billionth, or a millionth.
 
     Args:
         problem: what to solve.
@@ -51,17 +50,17 @@ def solve_path(
     start = basis.coordinates.new_zeros(basis.coordinates.shape[1] + 1, 1, outputs)
     path: list[PathPoint] = []
     out_of_fold, strength = None, problem.strength
+    fine = basis.coordinates.numel() * outputs <= _FINE_ELEMENTS
     if strength is None or problem.cross_validate:
         folds = draw_folds(problem.strata, FOLDS, problem.seed, problem.groups)
         folds = np.pad(folds, ((0, 0), (0, rows - examples)), constant_values=ALWAYS_TRAINED)
         strength = strength or DEFAULT_STRENGTH
         if len(folds):
-            steps = _follow(problem, folds, fit, held_out_loss)
+            steps = _follow(problem, folds, fit, held_out_loss, 1e-6 if fine else 1e-4)
             path = [step.point() for step in steps]
             chosen = choose_strength(path)
             strength, start = path[chosen].strength, steps[chosen].weights.mean(dim=1, keepdim=True)
             out_of_fold = _out_of_fold(steps, folds)[:examples]
-    fine = basis.coordinates.numel() * outputs <= _FINE_ELEMENTS
     dtype, tolerance = (torch.float64, 1e-9) if fine else (torch.float32, 1e-6)
     solution = fit(everything, strength, start, tolerance, dtype)[:, 0]
     weight, bias = basis.to_features(solution[:-1], solution[-1])
@@ -96,18 +95,24 @@ def _follow(
     folds: np.ndarray,
     fit: Fit,
     held_out_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    tolerance: float,
 ) -> list[_Step]:
     """Return the strengths that come into question, strongest first.
 
     From the first one, which most data sets leave for weaker ones, the path goes down until a step gains less than half
-    the standard error, and up as long as what is stronger may still be chosen. Each starts from the one before. A
-    strength that is given is the only one.
+    the standard error, and up as long as what is stronger may still be chosen. Each starts where the two before lead
+    to: in equal steps of the strength's logarithm weights change by about as much. A strength that is given is the
+    only one.
     """
     coordinates, targets = problem.basis.coordinates, problem.targets
     held_out = torch.as_tensor(_problems(folds), device=coordinates.device)
     included, repeats = (~held_out).float(), len(folds)
 
-    def step(strength: float, weights: torch.Tensor, tolerance: float = _COARSE) -> _Step:
+    def step(strength: float, *before: _Step) -> _Step:
+        """Solve for a strength, behind those of before, the nearest first."""
+        weights = before[0].weights if before else nothing
+        if len(before) > 1:
+            weights = 2 * weights - before[1].weights
         weights = fit(included, strength, weights, tolerance, torch.float32)
         outputs = targets.new_full((repeats, *targets.shape), torch.nan)
         for index, rows in enumerate(held_out.T):
@@ -118,22 +123,19 @@ def _follow(
     def least() -> PathPoint:
         return min((each.point() for each in steps), key=lambda point: point.loss)
 
-    first = STRENGTHS.index(FIRST_STRENGTH)
     nothing = coordinates.new_zeros(coordinates.shape[1] + 1, held_out.shape[1], targets.shape[1])
     if problem.strength is not None:
-        return [step(problem.strength, nothing, _FINE)]
-    steps = [step(FIRST_STRENGTH, nothing)]
-    gain = 1.0
+        return [step(problem.strength)]
+    first = STRENGTHS.index(FIRST_STRENGTH)
+    steps = [step(FIRST_STRENGTH)]
     for strength in STRENGTHS[first + 1 :]:
-        # far from the least loss a step gains more than it has to be known to
-        steps.append(step(strength, steps[-1].weights, min(max(gain / 20, _FINE), _COARSE)))
-        gain = steps[-2].point().loss - steps[-1].point().loss
-        if gain < steps[-1].point().standard_error / 2:
+        steps.append(step(strength, *steps[:-3:-1]))
+        if steps[-2].point().loss - steps[-1].point().loss < steps[-1].point().standard_error / 2:
             break
     for strength in reversed(STRENGTHS[:first]):
         if steps[0].point().loss > least().loss + least().standard_error:
             break
-        steps.insert(0, step(strength, steps[0].weights, _FINE))
+        steps.insert(0, step(strength, *steps[:2]))
     return steps
 
 

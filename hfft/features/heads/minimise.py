@@ -9,6 +9,7 @@ from hfft.features.heads.losses import HeadLoss
 
 _CHUNK_ELEMENTS = 2**22
 _MOST_ITERATIONS = 500
+_MOST_EVALUATIONS = 25  # of one line search
 _LEAST_CURVATURE = 1e-5
 
 
@@ -28,7 +29,8 @@ def minimise(
 
     The problems (folds) differ in the examples that they include alone, so that one product of matrices serves all.
     L-BFGS runs in coordinates in which the Hessian is near the identity: each axis of ``basis`` is divided by the root
-    of curvature * deviation^2 + strength. That takes a tenth of the steps that the bare coordinates take.
+    of curvature * deviation^2 + strength. That takes a tenth of the steps that the bare coordinates take. There half of
+    the squared norm of the gradient is about the distance to the minimum, and where it is small enough the steps end.
 
     Args:
         basis: of the features.
@@ -38,7 +40,7 @@ def minimise(
         strength: of the penalty; the intercept is not penalised.
         start: (rank + 1, problems, classes), the last row the intercepts.
         intercept: whether there is one; if not the last row stays 0.
-        tolerance: stops where the loss is about so far from its minimum, per example and problem.
+        tolerance: ends where the loss is about so far from its minimum, per example and problem.
         dtype: to compute in.
 
     Returns:
@@ -57,7 +59,7 @@ def minimise(
     variables = (start.flatten(1) / step).requires_grad_(True)
     chunk = max(1, _CHUNK_ELEMENTS // variables.shape[1])
 
-    def evaluate() -> torch.Tensor:
+    def evaluate() -> tuple[torch.Tensor, torch.Tensor]:
         current = variables.detach()
         gradient = penalty * current
         value = 0.5 * (gradient * current).sum(dtype=torch.float64)
@@ -68,21 +70,36 @@ def minimise(
             value += (losses * included[rows_here]).sum(dtype=torch.float64)
             by_output *= included[rows_here, :, None]
             gradient.addmm_(inputs[rows_here].T, by_output.flatten(1))
+        return value, gradient
+
+    at, (value, gradient) = variables.detach().clone(), evaluate()
+
+    def closure() -> torch.Tensor:
+        nonlocal at, value, gradient
+        if not torch.equal(variables.detach(), at):  # each step begins where the one before has looked last
+            at, (value, gradient) = variables.detach().clone(), evaluate()
         variables.grad = gradient
         return value
 
-    # near the minimum of a function whose Hessian is the identity, its distance is half the gradient's squared norm;
-    # L-BFGS looks at the largest element, here taken for three times the typical one
-    enough = 3 * (2 * tolerance * float(included.sum()) / variables.numel()) ** 0.5
-    torch.optim.LBFGS(
+    steps = torch.optim.LBFGS(
         [variables],
-        max_iter=_MOST_ITERATIONS,
-        max_eval=2 * _MOST_ITERATIONS,
-        tolerance_grad=enough,
+        lr=max(1.0, float(gradient.abs().sum())),  # by which it divides its first step; a whole one is near Newton's
+        max_iter=1,
+        max_eval=_MOST_EVALUATIONS,
+        tolerance_grad=0.0,
         tolerance_change=1e-9 if dtype == torch.float32 else 1e-14,
         history_size=10,
         line_search_fn="strong_wolfe",
-    ).step(evaluate)
+    )
+    for _ in range(_MOST_ITERATIONS):
+        closure()
+        before = at
+        if 0.5 * float(gradient.square().sum(dtype=torch.float64)) <= tolerance * float(included.sum()):
+            break
+        steps.step(closure)
+        steps.param_groups[0]["lr"] = 1.0
+        if torch.equal(variables.detach(), before):
+            break
     return (variables.detach() * step).unflatten(1, start.shape[1:])
 
 
