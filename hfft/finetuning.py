@@ -22,7 +22,7 @@ from hfft.report import write_card, write_report
 from hfft.run_folder import ADAPTER_FOLDER, TRAIN_RUNTIME
 from hfft.running import output
 from hfft.running.assembling import make_trainer
-from hfft.running.baselines import probe_test
+from hfft.running.baselines import held_out_logits, probe_test
 from hfft.running.finishing import finish_model
 from hfft.running.gathering import (
     distances,
@@ -116,6 +116,7 @@ def fine_tune(
     start = prepared.start()
     seconds = time.perf_counter() - begun
     probed = probe_test(prepared, start) if trains else None
+    held_out = held_out_logits(prepared, start, part)
     prepared.adapt()
     for note in prepared.notes:
         record.notes.append(note)
@@ -141,7 +142,7 @@ def fine_tune(
     _save(trainer, prepared, adapter, folder)
 
     with computing(SMALLER_BATCHES):
-        evaluate_run(trainer, prepared, record, settled, probed)
+        evaluate_run(trainer, prepared, record, settled, probed, held_out)
     record.metrics[TRAIN_RUNTIME] = seconds
     if trainer.is_world_process_zero():
         _write_results(folder, record, prepared, start)

@@ -1,4 +1,4 @@
-"""The solved head as a baseline: how good its answers for the test split are, before anything else is trained."""
+"""Answers of a solved head from features that are kept: before anything else is trained, and in cross-validation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import torch
 from datasets import Dataset
 
 from hfft.errors import UserError
+from hfft.evidence import PartOfCrossValidation
 from hfft.failures import computing
 from hfft.features.of_split import Features, rows_in
 from hfft.features.readout import Readout
 from hfft.features.start import AUTO, MODEL, Start
 from hfft.running.preparing import SMALLER_BATCHES, Preparation, start_head
+from hfft.strategies import load_strategy
+from hfft.task import StagedEncoder
 from hfft.terminal import progress_bar
 
 # A training step is a forward pass and a backward pass, which takes about twice as long.
@@ -94,6 +97,23 @@ def head_logits(prepared: Preparation, split: Dataset, pool: Dataset | None, rea
             return readout.logits(torch.from_numpy(features).to(device)).float().cpu().numpy()
     finally:
         model.to(home)
+
+
+def held_out_logits(prepared: Preparation, start: Start, part: PartOfCrossValidation | None) -> np.ndarray | None:
+    """Return the (examples, outputs) logits of what a fold holds out, where only the head is solved.
+
+    Its examples are training examples of the other folds, so their features are kept, in the number format that the
+    head was solved in.
+
+    Returns:
+        ``None`` for any other run, and where features cannot be kept.
+    """
+    if part is None or part.folds is not None or start.readout is None or load_strategy(prepared.args.strategy).trains:
+        return None
+    encoder = prepared.task.encoder(prepared.processor, training=False)
+    if not isinstance(encoder, StagedEncoder) or encoder.key is None or prepared.cache.note is not None:
+        return None
+    return head_logits(prepared, prepared.data.splits["test"], prepared.data.pool, start.readout)
 
 
 def _is_cheap(prepared: Preparation) -> bool:

@@ -127,6 +127,7 @@ def evaluate_run(
     record: RunRecord,
     settled: bool,
     probed: dict[str, float] | None,
+    held_out: np.ndarray | None = None,
 ) -> None:
     """Fill in history, layers, predictions and metrics.
 
@@ -134,12 +135,13 @@ def evaluate_run(
         trainer, prepared, record: of the run.
         settled: whether thresholds have been tuned since training, a temperature fitted, or rounded weights replaced.
         probed: test metrics of a solved head before the training.
+        held_out: (examples, outputs) logits of the test split, where they are known and nothing has been settled since.
     """
     target, data = record.target, prepared.data
     record.history = trainer.state.log_history
     record.layers, record.thaws = trainer.layer_rates(), trainer.thaws()
     if "test" in data.splits:
-        _test(trainer, prepared, record)
+        _test(trainer, prepared, record, None if settled else held_out)
         if probed is not None:
             record.metrics |= {f"baseline_probe_test_{name}": value for name, value in probed.items()}
     validation = trainer.validation_metrics()
@@ -154,11 +156,15 @@ def evaluate_run(
         record.metrics["shipped_epoch"] = trainer.shipped_epoch()
 
 
-def _test(trainer: FineTuningTrainer, prepared: Preparation, record: RunRecord) -> None:
-    """Predict the test split, which is looked at here for the first time, and measure."""
+def _test(trainer: FineTuningTrainer, prepared: Preparation, record: RunRecord, known: np.ndarray | None) -> None:
+    """Predict the test split, which is looked at here for the first time, unless its logits are known; measure."""
     target, task, data = record.target, prepared.task, prepared.data
-    inputs = data.encoded("test", task.encoder(prepared.processor, training=False), seed=trainer.args.seed)
-    labels, outputs = data.labels("test"), target.outputs(np.asarray(trainer.predict(inputs).predictions))
+    labels = data.labels("test")
+    if known is None:
+        inputs = data.encoded("test", task.encoder(prepared.processor, training=False), seed=trainer.args.seed)
+        outputs = target.outputs(np.asarray(trainer.predict(inputs).predictions))
+    else:
+        outputs = data.target.outputs(known)  # of the model before units were folded into it
     record.predictions = Predictions([task.describe(row) for row in data.splits["test"]], labels, outputs)
     values = measure_function(target, trainer.args)(labels, outputs)
     record.metric_names = sorted(values, key=lambda name: name not in target.metrics.functions)

@@ -38,7 +38,7 @@ def solve_path(
     """Choose the strength by cross-validation where none is given, then solve on all examples.
 
     Held-out losses are known to a hundredth: folds are solved to a millionth in the loss per example, or to a
-    ten-thousandth where there is much to solve; the head itself to a billionth, or a millionth.
+    ten-thousandth where there is much to solve; the head itself to a millionth of that, or a thousandth.
 
     Args:
         problem: what to solve.
@@ -61,7 +61,7 @@ def solve_path(
             chosen = choose_strength(path)
             strength, start = path[chosen].strength, steps[chosen].weights.mean(dim=1, keepdim=True)
             out_of_fold = _out_of_fold(steps, folds)[:examples]
-    dtype, tolerance = (torch.float64, 1e-9) if fine else (torch.float32, 1e-6)
+    dtype, tolerance = (torch.float64, 1e-12) if fine else (torch.float32, 1e-7)
     solution = fit(everything, strength, start, tolerance, dtype)[:, 0]
     weight, bias = basis.to_features(solution[:-1], solution[-1])
     return LinearHead(weight, bias, strength, tuple(path), out_of_fold)
