@@ -20,7 +20,8 @@ from hfft.errors import UserError
 from hfft.features.in_training import PrefixInTraining
 from hfft.features.stages import Run
 from hfft.freezing import put_frozen_in_eval_mode, select_parameters
-from hfft.hardware.launching import shard_blocks
+from hfft.hardware.launching import is_sharded, shard_blocks
+from hfft.hardware.memory_format import channels_last
 from hfft.hardware.precision import suited_attention
 from hfft.hardware.processes import from_first_process, reduce_what_trains
 from hfft.layers import LayerStack
@@ -161,7 +162,10 @@ class FineTuningTrainer(SoftStart, GuardedSteps, GlobalBatches, LayerRates, Whol
         The Trainer's own loss counts the examples that fill up the last batches of several processes. Metrics decide
         when training stops and which checkpoint ships.
         """
-        found = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        # neither parts of weights nor those that a graph was compiled for are laid out otherwise
+        as_they_lie = is_sharded(self.args) or self.args.torch_compile
+        with contextlib.nullcontext() if as_they_lie else channels_last(self.model):
+            found = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         name = f"{metric_key_prefix}_loss"
         if self._objective is not None and name in found.metrics and found.predictions is not None:
             logits = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions

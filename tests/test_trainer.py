@@ -56,6 +56,26 @@ def test_dropout_stays_on_while_batch_norm_is_frozen(tiny_timm, tmp_path):
     assert modes == [True] * 4
 
 
+def test_only_evaluations_compute_with_the_channels_last(tiny_timm, tmp_path):
+    trainer = image_trainer(tiny_timm, tmp_path)
+    trainer.predict(trainer.train_dataset)  # a first time: what accelerate moves, it moves now
+    places = {name: (value.data_ptr(), value.stride()) for name, value in trainer.model.named_parameters()}
+    first = next(module for module in trainer.model.modules() if isinstance(module, torch.nn.Conv2d))
+    seen: list[bool] = []
+    first.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.is_contiguous(memory_format=torch.channels_last))
+    )
+    found = trainer.predict(trainer.train_dataset).predictions
+    assert seen == [True] * len(seen) != []
+    assert {name: (value.data_ptr(), value.stride()) for name, value in trainer.model.named_parameters()} == places
+    seen.clear()
+    with torch.no_grad():
+        plain = trainer.model(pixel_values=torch.stack(list(trainer.train_dataset["pixel_values"]))).logits
+    torch.testing.assert_close(torch.as_tensor(found), plain)
+    trainer.train()
+    assert seen == [False] * 5
+
+
 def test_the_arguments_set_the_rate_of_every_layer(tiny_timm, tmp_path):
     trainer = image_trainer(tiny_timm, tmp_path, learning_rate=0.1, layer_decay=0.5, head_learning_rate=0.3)
     trainer.train()

@@ -7,10 +7,9 @@ they are computed depend on that content alone, so that they are the same bit fo
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader
 from hfft.data.inspecting import Track
 from hfft.errors import UserError
 from hfft.features.readout import Readout
+from hfft.hardware.memory_format import channels_last
 from hfft.hardware.precision import FP32, autocast_on
 from hfft.layers.dropout import is_for_training, without_rates
 from hfft.storage.caching import Cache, content_key
@@ -84,7 +84,7 @@ def compute_features(
         batches = track(batches, len(rows_of), "Computing features")
     autocast = autocast_on(device, precision)
     done, features = 0, np.empty((0, 0), dtype=np.float32)
-    with readout.reading(model) as features_of, _channels_last(model), torch.inference_mode():
+    with readout.reading(model) as features_of, channels_last(model), torch.inference_mode():
         for rows, batch in batches:
             with autocast():
                 output = model(**model_inputs(batch, device))
@@ -118,24 +118,6 @@ def _batches(
         batches.append(order[start : start + size].tolist())
         start += size
     return batches
-
-
-@contextlib.contextmanager
-def _channels_last(model: nn.Module) -> Iterator[None]:
-    """Lay the weights of convolutions out with the channels last for the time, which makes them faster.
-
-    Only where nothing is differentiated: in this layout RepVGG, GERNet, MobileOne and FastViT crash in the backward
-    pass on the CPU with torch 2.15. The very tensors of before are put back: copies may be aligned otherwise in
-    memory, with other last digits of what is computed than in a run that finds its features in the cache.
-    """
-    before = [(module.weight, module.weight.data) for module in model.modules() if isinstance(module, nn.Conv2d)]
-    try:
-        for weight, values in before:
-            weight.data = values.to(memory_format=torch.channels_last)
-        yield
-    finally:
-        for weight, values in before:
-            weight.data = values
 
 
 def model_inputs(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from hfft.data.prepared import encoded
 from hfft.data.split_names import LABEL
 from hfft.errors import UserError, listed
 from hfft.failures import computing
+from hfft.hardware.memory_format import channels_last
 from hfft.loading import load_config
 from hfft.registry import load_task, task_for_config
 from hfft.run_folder import RUN_FILE, is_run
@@ -62,7 +63,11 @@ class Classifier:
         collate = self.task.collator(self.processor)
         loader: Any = DataLoader(encoded_examples, batch_sampler=batches, collate_fn=collate)
         logits = []
-        with torch.inference_mode(), computing("Lower --batch_size: no result depends on it."):
+        with (
+            channels_last(self.model),
+            torch.inference_mode(),
+            computing("Lower --batch_size: no result depends on it."),
+        ):
             for batch in loader if track is None else track(loader, len(batches), "Predicting"):
                 inputs = {name: value.to(self.model.device) for name, value in batch.items() if name != "labels"}
                 logits.append(self.model(**inputs).logits.float().cpu().numpy())

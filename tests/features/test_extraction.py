@@ -26,8 +26,8 @@ def test_convolutions_compute_with_channels_last_for_the_time(tiny_timm):
     examples = [{"pixel_values": row} for row in pixels]
     readout = Readout.of(model, {"pixel_values": pixels})
     seen: list[bool] = []
-    last = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)][-1]
-    hook = last.register_forward_hook(
+    first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    hook = first.register_forward_hook(
         lambda module, inputs, output: seen.append(output.is_contiguous(memory_format=torch.channels_last))
     )
     collate = torch.utils.data.default_collate
