@@ -88,14 +88,18 @@ def _rates(prepared: Preparation) -> str:
 
 
 def _encoded(prepared: Preparation) -> tuple[Any, Any]:
-    """Return the training and the validation split as model inputs; what does not change is computed here, once."""
+    """Return the training and the validation split as model inputs; what does not change is computed here, once.
+
+    What nothing trains on is not made into inputs: ``None``, as a validation split that is not there.
+    """
     task, data, args, cache = prepared.task, prepared.data, prepared.args, prepared.cache
+    trains = load_strategy(args.strategy).trains
     seed = args.data_seed if args.data_seed is not None else args.seed
     training = task.encoder(prepared.processor, training=True, augment=args.augment)
     evaluation = task.encoder(prepared.processor, training=False)
     with progress_bar(prepared.console) as bar:
         track: Track = lambda items, n, what: bar.track(items, n, description=what)  # noqa: E731
-        train = data.encoded("train", training, cache, seed, track)
+        train = data.encoded("train", training, cache, seed, track) if trains else None
         held = "validation" in data.splits
         validation = data.encoded("validation", evaluation, cache, seed, track) if held else None
     if cache.note is not None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hfft.arguments import ModelArguments
 
-_SAMPLE = 5000  # pictures of a split
+_SAMPLE = 1000  # pictures of a split
 _FAR = 2  # times smaller: more than half of what the model sees is made up
 _FARTHEST = 8  # times larger: details that made the class are gone
 
