@@ -162,8 +162,8 @@ class FineTuningTrainer(SoftStart, GuardedSteps, GlobalBatches, LayerRates, Whol
         The Trainer's own loss counts the examples that fill up the last batches of several processes. Metrics decide
         when training stops and which checkpoint ships.
         """
-        # neither parts of weights nor those that a graph was compiled for are laid out otherwise
-        as_they_lie = is_sharded(self.args) or self.args.torch_compile
+        # not parts of weights, nor those that a graph was compiled for, nor of adapters: PEFT's DoRA views them flat
+        as_they_lie = is_sharded(self.args) or self.args.torch_compile or is_adapted(self.model)
         with contextlib.nullcontext() if as_they_lie else channels_last(self.model):
             found = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         name = f"{metric_key_prefix}_loss"

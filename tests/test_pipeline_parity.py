@@ -123,7 +123,9 @@ def test_pipeline_answers_without_hfft_as_the_run_and_predict_do(runs, asked, na
 def test_pipeline_reads_pictures_of_the_size_of_the_run(runs, asked, name: str):
     side = RUNS[name][2]
     assert asked[name][1] == [side, side]
-    assert runs[name].trainer.train_dataset[0]["pixel_values"].shape == (3, side, side)
+    trained_on = runs[name].trainer.train_dataset  # nothing, by a probe: its answers are compared above
+    assert trained_on is None or trained_on[0]["pixel_values"].shape == (3, side, side)
+    assert (trained_on is None) == ("solved" in name)
 
 
 def test_the_artefact_says_its_size(runs):
