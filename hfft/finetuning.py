@@ -50,7 +50,7 @@ class FineTuneResult:
     Attributes:
         metrics: flat name -> value, as in ``metrics.json``: ``test_accuracy``, ``test_accuracy_ci_low``, ...
         output_dir: the folder with model, report and the rest.
-        trainer: the Trainer, with the finished model in ``trainer.model``.
+        trainer: the Trainer, with the finished model in ``trainer.model``, and no training data where nothing trains.
         record: everything that happened.
     """
 

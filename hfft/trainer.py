@@ -162,16 +162,20 @@ class FineTuningTrainer(SoftStart, GuardedSteps, GlobalBatches, LayerRates, Whol
         The Trainer's own loss counts the examples that fill up the last batches of several processes. Metrics decide
         when training stops and which checkpoint ships.
         """
-        # not parts of weights, nor those that a graph was compiled for, nor of adapters: PEFT's DoRA views them flat
-        as_they_lie = is_sharded(self.args) or self.args.torch_compile or is_adapted(self.model)
-        with contextlib.nullcontext() if as_they_lie else channels_last(self.model):
-            found = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        found = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         name = f"{metric_key_prefix}_loss"
         if self._objective is not None and name in found.metrics and found.predictions is not None:
             logits = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
             tensors = (torch.as_tensor(logits).float(), torch.as_tensor(found.label_ids))
             found.metrics[name] = float(self._objective(*tensors, None, 0.0))
         return found._replace(metrics=from_first_process(found.metrics))
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
+        """Predict a batch as the Trainer does, where it can be with the channels last."""
+        # not around the whole loop, in which optimizers and number formats change weights for good
+        as_they_lie = is_sharded(self.args) or self.args.torch_compile
+        with contextlib.nullcontext() if as_they_lie else channels_last(self.model):
+            return super().prediction_step(*args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does, and leave everything trainable also where training breaks off."""

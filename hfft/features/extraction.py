@@ -25,6 +25,7 @@ from hfft.hardware.memory_format import channels_last
 from hfft.hardware.precision import FP32, autocast_on
 from hfft.layers.dropout import is_for_training, without_rates
 from hfft.storage.caching import Cache, content_key
+from hfft.targets.target import MEAN, SCALE, TEMPERATURE, THRESHOLDS
 
 _FORMAT = 1
 # What a layer makes of a larger batch falls out of a processor's cache: MobileNetV2-0.35 on two cores takes 6 ms a
@@ -32,9 +33,11 @@ _FORMAT = 1
 _PICTURES_ON_CPU = 16
 _TOKENS_ON_CPU = 1024
 
-# Of a configuration: the classes, and what the Trainer turns off of a decoder, which is for generating alone.
+# Of a configuration: the classes, what is settled of their outputs, and what the Trainer turns off of a decoder, which
+# is for generating alone.
 _NO_FEATURE_DEPENDS_ON = frozenset(
     {"id2label", "label2id", "num_labels", "num_classes", "problem_type", "_name_or_path", "use_cache"}
+    | {MEAN, SCALE, THRESHOLDS, TEMPERATURE}
 )
 
 Share = tuple[int, int]

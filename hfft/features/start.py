@@ -62,6 +62,14 @@ def choose_pooling(
 ) -> tuple[str, list[str]]:
     """Let the head read the trunk as asked, in place; ``auto`` takes what a solved head reads best.
 
+    Args:
+        task, model: of the run.
+        wanted: a pooling, or ``auto``.
+        features: those of the examples that decide, under the model as it then is.
+        target: of the run.
+        labels: of these examples, as the model takes them.
+        seed: of the folds.
+
     Returns:
         the pooling, and what to tell of it.
 
@@ -78,14 +86,11 @@ def choose_pooling(
         if wanted not in (AUTO, MODEL):
             task.pool(model, wanted)
         return (known[0] if wanted == AUTO else wanted), []
-    rows = np.arange(len(labels))
-    if len(labels) > _COMPARED:
-        rows = draw_stratified(target.strata(labels), _COMPARED / len(labels), seed)
     losses: dict[str, float] = {}
     for pooling in known:
         undo = (lambda: None) if pooling == MODEL else task.pool(model, pooling)
         read = features()
-        head = solve_head(read.read(read.readout(), rows), labels[rows], solver=target.head_solver, seed=seed)
+        head = solve_head(read.read(read.readout()), labels, solver=target.head_solver, seed=seed)
         losses[pooling] = min((point.loss for point in head.path), default=np.inf)
         undo()
     losses = from_first_process(losses)
@@ -93,7 +98,25 @@ def choose_pooling(
     if best != MODEL:
         task.pool(model, best)
     told = ", ".join(f"{pooling} {loss:.3f}" for pooling, loss in losses.items())
-    return best, [f"pooling {best}: cross-validated loss of a head on {len(rows)} training examples: {told}."]
+    return best, [f"pooling {best}: cross-validated loss of a head on {len(labels)} training examples: {told}."]
+
+
+def _few(
+    data: LabelledData, drawn: np.ndarray | None, strata: np.ndarray, seed: int
+) -> tuple[Dataset, np.ndarray | None, np.ndarray]:
+    """Return the examples that decide between poolings: a split, which of its rows, and these among the training rows.
+
+    Of folds they are what each has of one part of all examples, so that its features are computed once.
+    """
+    train, pool = data.splits["train"], data.pool
+    if len(strata) <= _COMPARED:
+        return train if pool is None else pool, drawn, np.arange(len(strata))
+    if pool is None or drawn is None:
+        rows = draw_stratified(strata, _COMPARED / len(strata), seed)
+        return train.select(rows), None, rows
+    part = np.sort(np.random.default_rng(seed).permutation(len(pool))[:_COMPARED])
+    rows = np.flatnonzero(np.isin(drawn, part))
+    return pool.select(part), np.searchsorted(part, drawn[rows]), rows
 
 
 def start_from(
@@ -127,15 +150,16 @@ def start_from(
     labels = np.asarray(data.target.for_model(train[LABEL]))
     pool, drawn = (train, None) if data.pool is None else (data.pool, rows_in(train, data.pool))
     how = (cache, batch_size, precision, track, share)
-    features = partial(Features, task, model, processor, pool, *how, drawn)
+    few, drawn_few, deciding = _few(data, drawn, data.target.strata(labels), seed)
+    features_of_few = partial(Features, task, model, processor, few, *how, drawn_few)
     home = next(model.parameters()).device
     model.to(device)
     try:
         wanted = MODEL if pooling == AUTO and not solved_head else pooling
-        chosen, notes = choose_pooling(task, model, wanted, features, data.target, labels, seed)
+        chosen, notes = choose_pooling(task, model, wanted, features_of_few, data.target, labels[deciding], seed)
         if not solved_head:
             return Start(chosen, None, None, notes)
-        source = features()
+        source = Features(task, model, processor, pool, *how, drawn)
         readout = source.readout()
         read = [source.read(readout)]
         named = _class_inputs(task, data) if learn_class_names else None

@@ -11,13 +11,17 @@ from torch import nn
 
 @contextlib.contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
-    """Lay the weights of convolutions out with the channels last for the time, which makes them faster.
+    """Lay the weights of convolutions out with the channels last for the time, which makes them faster on a CPU.
 
     Only where nothing is differentiated: in this layout RepVGG, GERNet, MobileOne and FastViT crash in the backward
-    pass on the CPU with torch 2.15. The very tensors of before are put back: copies may be aligned otherwise in
-    memory, with other last digits of what is computed than in a run that finds its features in the cache.
+    pass with torch 2.15. Only models of transformers, which wrap timm's: another may look at its maps in a way that
+    this layout does not allow (``view``). The very tensors of before are put back: copies may be aligned otherwise in
+    memory, with other last digits of what is computed than in a run that finds its features in the cache. What is
+    done to weights in this context is lost.
     """
-    before = [(module.weight, module.weight.data) for module in model.modules() if isinstance(module, nn.Conv2d)]
+    fits = type(model).__module__.startswith("transformers.models.")
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)] if fits else []
+    before = [(module.weight, module.weight.data) for module in convolutions if module.weight.device.type == "cpu"]
     try:
         for weight, values in before:
             weight.data = values.to(memory_format=channels_last_format)

@@ -102,18 +102,18 @@ def head_logits(prepared: Preparation, split: Dataset, pool: Dataset | None, rea
 def held_out_logits(prepared: Preparation, start: Start, part: PartOfCrossValidation | None) -> np.ndarray | None:
     """Return the (examples, outputs) logits of what a fold holds out, where only the head is solved.
 
-    Its examples are training examples of the other folds, so their features are kept, in the number format that the
-    head was solved in.
+    Its examples are training examples of the other folds, so their features are kept. What could not be kept is
+    computed anew, of these examples alone and in the same number format.
 
     Returns:
-        ``None`` for any other run, and where features cannot be kept.
+        ``None`` for any other run.
     """
     if part is None or part.folds is not None or start.readout is None or load_strategy(prepared.args.strategy).trains:
         return None
     encoder = prepared.task.encoder(prepared.processor, training=False)
-    if not isinstance(encoder, StagedEncoder) or encoder.key is None or prepared.cache.note is not None:
-        return None
-    return head_logits(prepared, prepared.data.splits["test"], prepared.data.pool, start.readout)
+    kept = isinstance(encoder, StagedEncoder) and encoder.key is not None and prepared.cache.note is None
+    pool = prepared.data.pool if kept else None
+    return head_logits(prepared, prepared.data.splits["test"], pool, start.readout)
 
 
 def _is_cheap(prepared: Preparation) -> bool:

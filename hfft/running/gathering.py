@@ -135,7 +135,7 @@ def evaluate_run(
         trainer, prepared, record: of the run.
         settled: whether thresholds have been tuned since training, a temperature fitted, or rounded weights replaced.
         probed: test metrics of a solved head before the training.
-        held_out: (examples, outputs) logits of the test split, where they are known and nothing has been settled since.
+        held_out: (examples, outputs) logits of the test split before anything was settled, where they are known.
     """
     target, data = record.target, prepared.data
     record.history = trainer.state.log_history

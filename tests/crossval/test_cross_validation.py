@@ -16,6 +16,7 @@ import hfft
 from hfft import UserError, cli
 from hfft.crossval import running as cross_validation
 from hfft.evaluation.intervals import nadeau_bengio_interval
+from hfft.features import start
 from hfft.trainer import FineTuningTrainer
 from tests.conftest import counted_features, make_sentences, write_csv
 
@@ -97,8 +98,9 @@ def test_no_example_goes_twice_through_a_trunk_that_does_not_change(settings, pr
         hfft.cross_validate(**own, output_dir=str(tmp_path / "a"), folds=3)
         assert (counts, predicted) == ([ROWS, 3], [])  # 3 names of classes
         unkept = own | {"cache_dir": str(tmp_path / "none"), "cache_budget": 0}
+        counts.clear()
         hfft.cross_validate(**unkept, output_dir=str(tmp_path / "b"), folds=3)
-        assert predicted == [10, 10, 10]
+        assert (counts, predicted) == ([ROWS, 3, 10] * 3, [])  # what is held out, alone
     for kept, unkept in zip(sorted(tmp_path.glob("a/folds/*")), sorted(tmp_path.glob("b/folds/*")), strict=True):
         kept, unkept = (predictions(folder).filter(like="probability_").to_numpy() for folder in (kept, unkept))
         np.testing.assert_allclose(kept, unkept, atol=1e-5)
@@ -108,13 +110,24 @@ def test_a_number_is_answered_in_its_unit_from_kept_features(settings, predicted
     rows = [(text, 100.0 + 3.5 * row) for row, (text, _) in enumerate(make_sentences(18, 1))]
     write_csv(tmp_path / "train.csv", rows)
     own = {**settings, "data": str(tmp_path / "train.csv"), "problem_type": "regression"}
-    for name, budget in (("kept", 1.0), ("unkept", 0.0)):
-        own |= {"cache_budget": budget, "cache_dir": str(tmp_path / f"cache-{name}")}
-        hfft.cross_validate(**own, output_dir=str(tmp_path / name), folds=2)
-        assert predicted == ([] if budget else [9, 9])
-    kept, unkept = (predictions(tmp_path / name)["predicted"].to_numpy() for name in ("kept", "unkept"))
-    assert 100 < kept.mean() < 170
-    np.testing.assert_allclose(kept, unkept, rtol=1e-5)
+    own |= {"cache_dir": str(tmp_path / "cache")}
+    with counted_features() as counts:
+        hfft.cross_validate(**own, output_dir=str(tmp_path / "out"), folds=2, keep_models=True)
+        assert (counts, predicted) == ([18], [])
+    table = predictions(tmp_path / "out")
+    found = hfft.predict(str(tmp_path / "out" / "folds" / "fold-1"), str(tmp_path / "train.csv")).to_pandas()
+    held_out = table["fold"] == "fold-1"
+    assert 100 < table["predicted"].mean() < 170
+    np.testing.assert_allclose(table["predicted"][held_out], found["predicted"][held_out], rtol=1e-3)
+
+
+def test_folds_compare_poolings_on_one_part_of_all_examples(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "_COMPARED", 18)
+    own = settings | {"cache_dir": str(tmp_path / "cache"), "pooling": "auto"}
+    with counted_features() as counts:
+        hfft.cross_validate(**own, output_dir=str(tmp_path / "out"), folds=3)
+    assert counts[:2] == [18, 18]  # one for each pooling; of the better one all, and the names of the classes
+    assert sorted(counts[2:]) in ([3, 30], [3, 3, 30, 30])  # another fold may find the other one better
 
 
 def test_the_mean_over_the_folds_has_the_interval_of_nadeau_and_bengio(result):

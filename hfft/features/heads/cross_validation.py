@@ -1,4 +1,4 @@
-"""The path through the strengths of regularisation: all folds side by side, each started from the one before."""
+"""The path through the strengths of regularisation: all folds side by side, each begun where those before lead to."""
 
 from __future__ import annotations
 

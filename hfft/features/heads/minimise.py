@@ -94,7 +94,8 @@ def minimise(
     for _ in range(_MOST_ITERATIONS):
         closure()
         before = at
-        if 0.5 * float(gradient.square().sum(dtype=torch.float64)) <= tolerance * float(included.sum()):
+        distance = 0.5 * float(gradient.square().sum(dtype=torch.float64))
+        if not distance > tolerance * float(included.sum()):  # nor where it is no number
             break
         steps.step(closure)
         steps.param_groups[0]["lr"] = 1.0
