@@ -159,9 +159,10 @@ def fine_tune(
 def _begin_record(prepared: Preparation, settings: dict[str, Any], part: PartOfCrossValidation | None) -> RunRecord:
     """Tell of the model, and return the record of the run that begins."""
     console, data, arguments = prepared.console, prepared.data, prepared.model_arguments
-    for finding in prepared.task.check_model(arguments, data.splits, prepared.processor):
-        data.findings.items.append(finding)
-        console.print(f"  {finding.message}")
+    if part is None or part.folds is not None:  # of a fold's examples the cross-validation tells, once
+        for finding in prepared.task.check_model(arguments, data.splits, prepared.processor):
+            data.findings.items.append(finding)
+            console.print(f"  {finding.message}")
     parameters = sum(parameter.numel() for parameter in prepared.model.parameters())
     console.print(f"Model: {arguments.model}, {parameters / 1e6:.2f} million parameters")
     base = BaseModel.of(arguments)

@@ -79,12 +79,14 @@ def _cross_validate(
 ) -> CrossValidationResult:
     if settings.get("push_to_hub"):
         raise UserError("push_to_hub has no place in cross-validation. `hfft push` pushes the model of a --refit.")
-    _, data_arguments, args = open_run(settings, speaks=ranks.rank == 0, settings_file=CROSSVAL_SETTINGS)
+    model_arguments, data_arguments, args = open_run(settings, speaks=ranks.rank == 0, settings_file=CROSSVAL_SETTINGS)
     folder = Path(str(args.output_dir))
     console = make_console() if ranks.rank == 0 else Console(quiet=True)
     task, labelled = read_data(settings, console, draw=False)  # every training example is to be predicted
     if arguments.refit:
         require_refit(labelled, args)
+    for finding in task.check_model(model_arguments, labelled.splits):
+        console.print(f"  {finding.message}")
     plan, notes = plan_folds(labelled, arguments.folds, arguments.repeats, args.seed)
     for note in notes:
         console.print(f"  {note}")
@@ -97,7 +99,7 @@ def _cross_validate(
     for fold in plan[ranks.rank :: ranks.size]:
         place = folder / FOLDS / fold.name
         if not _is_done(place):
-            with _naming(fold.name):
+            with _naming(fold.name), _libraries_out_of_the_collector():
                 _run_fold(task, data_of_fold(labelled, fold, share, args.seed), settings, fold, place)
             if not arguments.keep_models:
                 output.drop_model(place)
@@ -120,6 +122,19 @@ def _cross_validate(
     if ranks.rank == 0:
         output.discard(folder)
     return result
+
+
+@contextlib.contextmanager
+def _libraries_out_of_the_collector() -> Iterator[None]:
+    """Set aside what is there by now, unless the program has done so: to look through it takes as long as a head."""
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _run_fold(task: Task, data: LabelledData, settings: dict[str, Any], fold: Fold, place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -24,9 +25,12 @@ class TextEncoder(StagedEncoder):
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        rust = getattr(tokenizer, "backend_tokenizer", None)
-        # a tokenizer in Python does not say all that it depends on
-        self.key = None if rust is None else f"texts {tokenizers.__version__} {_settings(tokenizer, rust)}"
+
+    @functools.cached_property
+    def key(self) -> str | None:  # type: ignore[override]
+        """All that the tokens depend on; ``None`` for a tokenizer in Python, which does not say it."""
+        rust = getattr(self._tokenizer, "backend_tokenizer", None)
+        return None if rust is None else f"texts {tokenizers.__version__} {_settings(self._tokenizer, rust)}"
 
     def content(self, example: Example) -> bytes:
         """Both texts."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LONGEST_BY_DEFAULT = 512
 """Tokens; attention costs grow with the square."""
 
-_SAMPLE = 5000  # texts of a split
+_SAMPLE = 2000  # texts of a split
 _LONGEST = 100_000  # letters that are tokenized of one text
 
 # They count positions from the padding index on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,21 @@ def test_no_example_goes_twice_through_a_trunk_that_does_not_change(settings, pr
     for kept, unkept in zip(sorted(tmp_path.glob("a/folds/*")), sorted(tmp_path.glob("b/folds/*")), strict=True):
         kept, unkept = (predictions(folder).filter(like="probability_").to_numpy() for folder in (kept, unkept))
         np.testing.assert_allclose(kept, unkept, atol=1e-5)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_a_program_has_set_aside_stays_aside(settings, tmp_path, own, monkeypatch):
+    counts, run = [], cross_validation._run_fold
+    monkeypatch.setattr(cross_validation, "_run_fold", lambda *args: [run(*args), counts.append(gc.get_freeze_count())])
+    gc.unfreeze()
+    try:
+        if own:
+            gc.freeze()
+        hfft.cross_validate(**settings, output_dir=str(tmp_path / "out"), folds=2)
+        assert min(counts) > 10_000
+        assert (gc.get_freeze_count() > 10_000) == own
+    finally:
+        gc.freeze()  # as the tests found it
 
 
 def test_a_number_is_answered_in_its_unit_from_kept_features(settings, predicted, tmp_path):
