@@ -132,3 +132,8 @@ class PartOfCrossValidation:
     folds: Evidence | None = None
     held_out: tuple[np.ndarray, np.ndarray] | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_fold(self) -> bool:
+        """Whether the run is a fold, and not the model that is trained after them."""
+        return self.folds is None

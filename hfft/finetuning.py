@@ -159,7 +159,7 @@ def fine_tune(
 def _begin_record(prepared: Preparation, settings: dict[str, Any], part: PartOfCrossValidation | None) -> RunRecord:
     """Tell of the model, and return the record of the run that begins."""
     console, data, arguments = prepared.console, prepared.data, prepared.model_arguments
-    if part is None or part.folds is not None:  # of a fold's examples the cross-validation tells, once
+    if part is None or not part.is_fold:  # of a fold's examples the cross-validation tells, once
         for finding in prepared.task.check_model(arguments, data.splits, prepared.processor):
             data.findings.items.append(finding)
             console.print(f"  {finding.message}")

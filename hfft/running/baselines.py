@@ -108,7 +108,7 @@ def held_out_logits(prepared: Preparation, start: Start, part: PartOfCrossValida
     Returns:
         ``None`` for any other run.
     """
-    if part is None or part.folds is not None or start.readout is None or load_strategy(prepared.args.strategy).trains:
+    if part is None or not part.is_fold or start.readout is None or load_strategy(prepared.args.strategy).trains:
         return None
     encoder = prepared.task.encoder(prepared.processor, training=False)
     kept = isinstance(encoder, StagedEncoder) and encoder.key is not None and prepared.cache.note is None
