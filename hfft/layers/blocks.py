@@ -26,8 +26,7 @@ def find_blocks(model: nn.Module, head: list[str]) -> dict[str, str]:
         if is_matrix(parameter) and name not in in_head and not any(map(_is_no_trunk, name.split(".")))
     ]
     finder = _BlockFinder(model)
-    smaller = _BlockFinder(model, composite=False)
-    for find in (finder.in_lists, _parts_in_turns, finder.among_children, smaller.in_lists, _plain_layers):
+    for find in (finder.in_lists, _parts_in_turns, finder.among_children, _in_lists_of_smaller, _plain_layers):
         found = find(model, "")
         heavy = {name for path, name in found.items() if any(weight.startswith(f"{path}.") for weight in weights)}
         blocks = {path: name for path, name in found.items() if name in heavy}
@@ -35,6 +34,10 @@ def find_blocks(model: nn.Module, head: list[str]) -> dict[str, str]:
         if blocks and covered >= 0.5 * len(weights):
             return blocks
     return {}
+
+
+def _in_lists_of_smaller(model: nn.Module, path: str) -> dict[str, str]:
+    return _BlockFinder(model, composite=False).in_lists(model, path)
 
 
 def _parts_in_turns(model: nn.Module, _: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def _with_interval(row: dict[str, Any], measured: str) -> str:
     return f"{name} (95 % interval {figure(row['low'], 4)} to {figure(row['high'], 4)})"
 
 
-def _render(template: str, record: RunRecord, *, autoescape: bool) -> str:
+@cache
+def _templates(autoescape: bool) -> Environment:
+    """Return the templates, each of which is compiled once: the report of a run in progress is written often."""
     jinja = Environment(
         loader=PackageLoader("hfft.report", "."),
         autoescape=autoescape,
@@ -93,23 +96,31 @@ def _render(template: str, record: RunRecord, *, autoescape: bool) -> str:
     )
     words = {"words": lambda name: name.replace("_", " ")}
     jinja.filters |= {"cell": _markdown_cell, "figure": figure, "amount": _amount, **words}
-    return jinja.get_template(template).render(
-        record=record,
-        view=view_of(record),
-        rows=record.rows(),
-        solved_head=SOLVED_HEAD if any(row["probe"] is not None for row in record.rows()) else None,
-        title=_title(record),
-        target=record.target,
-        counted=list(next(iter(record.counts.values()))),
-        model_name=last_part(record.settings.get("model")),
-        data_name=_data_name(record),
-        findings=record.data_report.get("findings"),
-        notes=_notes(record),
-        recipe=_recipe(record.settings),
-        placeholder=PLACEHOLDER,
-        epochs=_epochs(record.history),
-        run_yaml=yaml.safe_dump(record.settings, sort_keys=False, allow_unicode=True),
-        evidence=record.evidence,
+    return jinja
+
+
+def _render(template: str, record: RunRecord, *, autoescape: bool) -> str:
+    return (
+        _templates(autoescape)
+        .get_template(template)
+        .render(
+            record=record,
+            view=view_of(record),
+            rows=record.rows(),
+            solved_head=SOLVED_HEAD if any(row["probe"] is not None for row in record.rows()) else None,
+            title=_title(record),
+            target=record.target,
+            counted=list(next(iter(record.counts.values()))),
+            model_name=last_part(record.settings.get("model")),
+            data_name=_data_name(record),
+            findings=record.data_report.get("findings"),
+            notes=_notes(record),
+            recipe=_recipe(record.settings),
+            placeholder=PLACEHOLDER,
+            epochs=_epochs(record.history),
+            run_yaml=yaml.safe_dump(record.settings, sort_keys=False, allow_unicode=True),
+            evidence=record.evidence,
+        )
     )
 
 
