@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.without_hfft import Pipelines
+
 WORDS = {
     "animal": ["cat", "dog", "horse", "bird", "fish"],
     "colour": ["red", "green", "blue", "yellow", "black"],
@@ -49,6 +51,14 @@ def _caches(tmp_path_factory: pytest.TempPathFactory) -> None:
 
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets-cache")
     os.environ["HF_DATASETS_CACHE"] = str(datasets.config.HF_DATASETS_CACHE)
+
+
+@pytest.fixture(scope="session")
+def pipelines() -> Iterator[Pipelines]:
+    """The pipelines of transformers in a process where hfft is not importable."""
+    asked = Pipelines()
+    yield asked
+    asked.close()
 
 
 def write_picture(path: Path, colour: tuple[int, int, int], generator: np.random.Generator, size: int = 24) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import runpy
-import subprocess
 import sys
 import unicodedata
 from pathlib import Path
@@ -222,14 +221,17 @@ def test_a_probe_on_the_shipped_vit_knows_digits_better_than_pixels_do():
     assert scores[0] > scores[1]
 
 
-def test_the_pretraining_script_draws_no_digit_and_writes_such_a_folder(tmp_path: Path):
+def test_the_pretraining_script_draws_no_digit_and_writes_such_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     script = Path(__file__).parents[1] / "examples" / "pretraining" / "pretrain_vit.py"
-    subprocess.run([sys.executable, script, "--output", tmp_path / "vit", "--steps", "2"], check=True)
+    monkeypatch.setattr(sys, "argv", [str(script), "--output", str(tmp_path / "vit"), "--steps", "2"])
+    names = runpy.run_path(str(script), run_name="__main__")
     made, shipped = (load_file(folder / "model.safetensors") for folder in (tmp_path / "vit", VIT))
     assert {name: tensor.shape for name, tensor in made.items()} == {name: t.shape for name, t in shipped.items()}
     for name in ("config.json", "preprocessor_config.json"):
         assert json.loads((tmp_path / "vit" / name).read_text()) == json.loads((VIT / name).read_text())
-    glyphs = runpy.run_path(str(script))["glyph_bank"]()[2]
+    glyphs = names["glyph_bank"]()[2]
     assert len(glyphs) > 1000
     numbers = [unicodedata.numeric(unicodedata.normalize("NFKD", glyph)[0], None) for glyph in glyphs]
     assert set(numbers) == {None}

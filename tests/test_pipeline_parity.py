@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from safetensors.torch import load_file
 import hfft
 from hfft.cli import main
 from tests.conftest import COLOURS, save_timm_model, write_csv
+from tests.without_hfft import Pipelines
 
 QUICK: dict[str, Any] = {
     **{"max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": 3e-3, "seed": 3},
@@ -34,22 +33,6 @@ RUNS: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "BERT": ("tiny_bert", {}, None),
     "BERT, mean, dropout": ("tiny_bert", {"pooling": "mean", "dropout": 0.3}, None),
 }
-ASK = """
-import json, sys
-class Refuse:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] == "hfft":
-            raise ImportError("hfft must not be needed")
-sys.meta_path.insert(0, Refuse())
-from PIL import Image
-from transformers import pipeline
-answers = {}
-for name, (task, folder, inputs) in json.load(sys.stdin).items():
-    classify = pipeline(task, model=folder, device="cpu")
-    made = classify.image_processor(Image.open(inputs[0]))["pixel_values"] if classify.image_processor else [[]]
-    answers[name] = classify(inputs, top_k=None), list(made[0].shape[1:]) if len(made[0]) else None
-print(json.dumps(answers))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -87,23 +70,17 @@ def runs(request, oblong_pictures: Path, text_folder: Path, tmp_path_factory) ->
 
 
 @pytest.fixture(scope="module")
-def asked(runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def asked(runs, pipelines: Pipelines) -> dict[str, Any]:
     """The answers of all pipelines to the test inputs, and the size of what they make of a picture."""
-    inputs = {name: (run.record.task, run.output_dir, run.record.predictions.inputs) for name, run in runs.items()}
-    done = subprocess.run(
-        [sys.executable, "-c", ASK],
-        input=json.dumps(inputs),
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path_factory.mktemp("elsewhere"),
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    return {
+        name: pipelines.ask(run.record.task, run.output_dir, run.record.predictions.inputs, top_k=None)
+        for name, run in runs.items()
+    }
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_pipeline_answers_without_hfft_as_the_run_and_predict_do(runs, asked, name: str, tmp_path: Path):
-    run, (answers, _) = runs[name], asked[name]
+    run, answers = runs[name], asked[name]["answers"]
     if RUNS[name][2] is None:
         source = write_csv(tmp_path / "texts.csv", [(text,) for text in run.record.predictions.inputs], ("text",))
     else:
@@ -122,7 +99,7 @@ def test_pipeline_answers_without_hfft_as_the_run_and_predict_do(runs, asked, na
 @pytest.mark.parametrize("name", [name for name, (*_, side) in RUNS.items() if side is not None])
 def test_pipeline_reads_pictures_of_the_size_of_the_run(runs, asked, name: str):
     side = RUNS[name][2]
-    assert asked[name][1] == [side, side]
+    assert asked[name]["size"] == [side, side]
     trained_on = runs[name].trainer.train_dataset  # nothing, by a probe: its answers are compared above
     assert trained_on is None or trained_on[0]["pixel_values"].shape == (3, side, side)
     assert (trained_on is None) == ("solved" in name)

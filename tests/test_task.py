@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -12,6 +9,7 @@ from transformers import TimeSeriesTransformerConfig
 
 from hfft import Task, UserError, list_tasks, load_task, registry
 from hfft.task import Inspection
+from tests.forkserver import call, run_hfft
 
 PLUGIN = '''
 from hfft.task import InputColumn, Task
@@ -64,15 +62,8 @@ def plugin(tmp_path: Path) -> Path:
     return site
 
 
-def run(argv: list[str], site: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    return subprocess.run(
-        [sys.executable, "-m", "hfft", *argv], capture_output=True, text=True, env=environment, cwd=cwd
-    )
-
-
 def test_a_third_party_task_is_found_listed_and_trained(plugin: Path, tiny_bert: Path, tmp_path: Path):
-    assert "shout-classification" in run(["tasks"], plugin, tmp_path).stdout
+    assert "shout-classification" in run_hfft(["tasks"], tmp_path, plugin).stdout
     for split, count in (("train", 8), ("test", 3)):
         for name in ("cat", "dog"):
             folder = tmp_path / "shouts" / split / name
@@ -80,7 +71,7 @@ def test_a_third_party_task_is_found_listed_and_trained(plugin: Path, tiny_bert:
             for index in range(count):
                 (folder / f"{index}.shout").write_text(f"THIS {split.upper()} {index} IS {name.upper()}")
     flags = ["--num_train_epochs", "3", "--learning_rate", "1e-2", "--output_dir", "out"]
-    done = run(["train", "--model", str(tiny_bert), "--data", "shouts", *flags], plugin, tmp_path)
+    done = run_hfft(["train", "--model", tiny_bert, "--data", "shouts", *flags], tmp_path, plugin)
     assert done.returncode == 0, done.stderr
     assert "shout-classification" in done.stdout  # chosen by the data alone
     assert (tmp_path / "out" / "model.safetensors").is_file()
@@ -88,7 +79,7 @@ def test_a_third_party_task_is_found_listed_and_trained(plugin: Path, tiny_bert:
 
 def test_a_broken_plugin_is_named(plugin: Path, tmp_path: Path):
     (plugin / "shouts.py").write_text("import no_such_module_anywhere")
-    done = run(["train", "--task", "shout-classification", "--model", "m", "--data", "shouts"], plugin, tmp_path)
+    done = run_hfft(["train", "--task", "shout-classification", "--model", "m", "--data", "shouts"], tmp_path, plugin)
     assert done.returncode == 2
     assert "'shout-classification' could not be imported from 'shouts:ShoutClassification'" in done.stderr
 
@@ -98,7 +89,7 @@ def test_the_core_imports_no_task():
         "import sys, hfft.finetuning, hfft.results.evaluating, hfft.cli\n"
         "assert not [name for name in sys.modules if name.startswith('hfft.tasks')]\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    assert call(exec, script) == 0
 
 
 def test_a_batch_is_inspected_example_by_example_unless_a_task_knows_better():

@@ -147,8 +147,9 @@ def read_facts(folder: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(len(list(folder.iterdir())))]
 
 
-def run_jobs(file: Path, rank: int) -> None:
-    """Run all jobs of a file; what one of them raises is written beside, and ends the list."""
+def run_jobs(file: Path) -> None:
+    """Run all jobs of a file on this rank; what one of them raises ends the list."""
+    rank = int(os.environ.get("RANK", "0"))
     for job in json.loads(file.read_text()):
         if job["kind"] == "train":
             run_job(job, rank)
@@ -160,7 +161,7 @@ def run_jobs(file: Path, rank: int) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    run_jobs(Path(sys.argv[1]), int(os.environ["RANK"]))
+    run_jobs(Path(sys.argv[1]))
     import torch
 
     torch.distributed.destroy_process_group()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from safetensors.numpy import load_file
 
 from tests.distributed.cells import FEATURES, LAUNCHERS, TEST, VALIDATION, Feature, Launcher, Material
 from tests.distributed.jobs import read_facts, run_jobs
+from tests.forkserver import free_port, run_ranks
 
 TOLERANCE = 1e-5
 _SMALL = 0.1  # numbers below are compared as if they were of this size
@@ -32,7 +30,7 @@ def torchrun(ranks: int, nodes: int, jobs: Path, folder: Path) -> None:
     if nodes == 1:
         command += ["--standalone"]
     else:
-        meeting = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"localhost:{_free_port()}", "--rdzv_id", "jobs"]
+        meeting = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"localhost:{free_port()}", "--rdzv_id", "jobs"]
         command += ["--nnodes", str(nodes), "--local_addr", "localhost", *meeting]
     logs = [(folder / f"agent-{node}.log").open("w") for node in range(nodes)]
     agents = [
@@ -55,39 +53,8 @@ def torchrun(ranks: int, nodes: int, jobs: Path, folder: Path) -> None:
 
 
 def forked(ranks: int, nodes: int, jobs: Path, folder: Path) -> None:
-    """Run jobs on so many processes that need not import the libraries anew, as ``torchrun`` would start them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hfft.finetuning"])
-    shared = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "localhost", "MASTER_PORT": _free_port()}
-    processes = [
-        context.Process(target=_forked, args=(jobs, {**shared, "RANK": rank, "LOCAL_RANK": rank}))
-        for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        while any(process.exitcode is None for process in processes):
-            wait([process.sentinel for process in processes if process.exitcode is None])
-            failed = [process.exitcode for process in processes if process.exitcode]
-            assert not failed, failed  # the others would wait for it
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def _forked(jobs: Path, environment: dict[str, Any]) -> None:
-    import torch
-
-    os.environ.update({name: str(value) for name, value in environment.items()})
-    torch.set_num_threads(1)
-    run_jobs(jobs, environment["RANK"])
-    torch.distributed.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("localhost", 0))
-        return listening.getsockname()[1]
+    """Run jobs on so many processes that need not import the libraries anew."""
+    run_ranks(ranks, run_jobs, jobs)
 
 
 Start = Callable[[int, int, Path, Path], None]
@@ -134,7 +101,7 @@ class Runs:
         if not folder.exists():
             job = self._job(feature, None, folder, examples) | {"stop_at": None, "disagree": False}
             folder.parent.mkdir(parents=True, exist_ok=True)
-            run_jobs(_write([job], folder.parent), rank=0)
+            run_jobs(_write([job], folder.parent))
         return folder
 
     def folder(self, feature: str, launcher: str) -> Path:

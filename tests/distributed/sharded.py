@@ -1,14 +1,8 @@
-"""FSDP2 on two CPU ranks, which accelerate keeps for GPUs: ``sharded.py FOLDER MODEL DATA``.
-
-Started by torchrun. Trains with gradual unfreezing, and again from checkpoints before, at and after thaws, with each
-kind of checkpoint; then makes whole runs of a model and data. The configuration of FSDP is the one that ``accelerate
-launch`` would leave in the environment.
-"""
+"""FSDP2 on two CPU ranks, which accelerate keeps for GPUs."""
 
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 import torch
@@ -18,7 +12,6 @@ from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification, default_data_collator
 
 from hfft import FineTuningArguments, FineTuningTrainer, finetuning, training_checks
-from hfft.hardware.processes import leave
 from hfft.running import assembling
 
 STEPS, ROWS = 8, 32
@@ -93,8 +86,13 @@ def whole_run(folder: str, model: str, data: str, rate: float) -> None:
     assert isinstance(result.trainer.model, torch.distributed.fsdp.FSDPModule)
 
 
-if __name__ == "__main__":
-    folder, *run = sys.argv[1:]
+def run(folder: str, model: str, data: str) -> None:
+    """Train on this rank what the tests look at.
+
+    With gradual unfreezing, and again from checkpoints before, at and after thaws, with each kind of checkpoint; then
+    whole runs of a model and data. The configuration of FSDP is the one that ``accelerate launch`` would leave in the
+    environment.
+    """
     training_checks.require_fsdp = lambda args: None  # which refuses FSDP on the CPU
     assembling.FineTuningTrainer = ShardedTrainer
     os.environ |= {
@@ -106,5 +104,4 @@ if __name__ == "__main__":
         train_sharded(f"{folder}/{kind}", kind)
     os.environ["FSDP_STATE_DICT_TYPE"] = "SHARDED_STATE_DICT"
     for rate in RATES:
-        whole_run(f"{folder}/rate-{rate}", *run, rate)
-    leave(0)
+        whole_run(f"{folder}/rate-{rate}", model, data, rate)

@@ -16,13 +16,14 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import FullyShardedDataParallelPlugin
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+
+from tests.forkserver import run_hfft
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CONFIGS = sorted((EXAMPLES / "accelerate").glob("*.yaml"))
 PREFIXES = {"fsdp_config": "fsdp_"}
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
 
 def launcher_arguments(name: str) -> Namespace:
@@ -32,12 +33,6 @@ def launcher_arguments(name: str) -> Namespace:
     args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(flags))
     args.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
     return args
-
-
-def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "datasets")}
-    environment |= {"HF_HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "cache")}
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=240)
 
 
 def test_there_is_a_configuration_for_each_kind_of_hardware():
@@ -113,21 +108,33 @@ def test_what_reaches_deepspeed_is_the_stage(stage: int):
 CPU = ["--config_file", str(EXAMPLES / "accelerate" / "cpu.yaml"), "--main_process_port", "0"]
 
 
-@pytest.mark.parametrize("launcher", [[*ACCELERATE, *CPU], [*TORCHRUN, "--nproc_per_node", "2"]])
-def test_two_processes_are_one_world(launcher: list[str], tiny_bert: Path, text_folder: Path, tmp_path: Path):
-    script = str(Path(__file__).parent / "world.py")
-    done = run([*launcher, script, str(tiny_bert), str(text_folder), str(tmp_path)], tmp_path)
+def test_two_processes_are_one_world(tiny_bert: Path, text_folder: Path, tmp_path: Path):
+    world, script = Path(__file__).parent / "world.py", EXAMPLES / "train_with_accelerate.py"
+    argv = ["--model", tiny_bert, "--data", text_folder, "--output_dir", "out", "--num_train_epochs", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
+    command = [*ACCELERATE, *CPU, *map(str, [world, tmp_path, script, *argv])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
     seen = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     one = {"world_size": 2, "wrapped": "DistributedDataParallel", "find_unused_parameters": True}
     assert seen == [{**one, "rank": rank} for rank in range(2)]
+    assert done.stdout.count("test_examples: 15") == 1  # the script tells the metrics once
+
+
+def run_one_process(flags: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``hfft train`` as ``accelerate launch`` starts a single process: it only fills the environment."""
+    args, *_ = _validate_launch_command(launch_command_parser().parse_args(flags))
+    assert not any((args.multi_gpu, args.use_fsdp, args.use_deepspeed))
+    (python, *module), environment = prepare_simple_launcher_cmd_env(args)
+    assert (python, *module[:3]) == (sys.executable, "-m", "hfft", "train")
+    return run_hfft(module[2:], folder, environment=environment)
 
 
 def test_a_launcher_that_starts_one_process_of_two_is_refused(tiny_bert: Path, text_folder: Path, tmp_path: Path):
     flags = ["--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "-m", "hfft", "train"]
-    argv = ["--model", str(tiny_bert), "--data", str(text_folder), "--output_dir", str(tmp_path / "out")]
-    done = run([*ACCELERATE, *flags, *argv], tmp_path)
-    assert done.returncode != 0
+    argv = ["--model", str(tiny_bert), "--data", str(text_folder), "--output_dir", "out"]
+    done = run_one_process([*flags, *argv], tmp_path)
+    assert done.returncode == 2
     assert done.stderr.count("asked for several processes, but has started one: add --multi_gpu") == 1
     assert not (tmp_path / "out").exists()
 
@@ -136,17 +143,9 @@ def test_one_process_of_accelerate_trains_from_a_yaml_file(tiny_bert: Path, text
     settings = {"model": str(tiny_bert), "data": str(text_folder), "output_dir": "out", "num_train_epochs": 1}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     one = ["--config_file", str(EXAMPLES / "accelerate" / "one_gpu.yaml")]
-    done = run([*ACCELERATE, *one, "-m", "hfft", "train", "--config", "run.yaml"], tmp_path)
+    done = run_one_process([*one, "-m", "hfft", "train", "--config", "run.yaml"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert {"model.safetensors", "metrics.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
-
-
-def test_the_script_tells_the_metrics_once(tiny_bert: Path, text_folder: Path, tmp_path: Path):
-    script = [str(EXAMPLES / "train_with_accelerate.py"), "--num_train_epochs", "1"]
-    argv = ["--model", str(tiny_bert), "--data", str(text_folder), "--output_dir", str(tmp_path / "out")]
-    done = run([*TORCHRUN, "--nproc_per_node", "2", *script, *argv], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("test_examples: 15") == 1
 
 
 def test_the_script_does_nothing_when_it_is_imported():

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,20 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 import hfft
-from tests.distributed.sharded import KINDS, RATES, RESUMED, train
-
-SCRIPT = Path(__file__).parent / "sharded.py"
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+from tests.distributed.sharded import KINDS, RATES, RESUMED, run, train
+from tests.forkserver import run_ranks
 
 
 @pytest.fixture(scope="module")
 def runs(tiny_bert: Path, text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the script has written; one launch, because it takes seconds to import what training needs."""
+    """What two ranks have written."""
     folder = tmp_path_factory.mktemp("sharded")
-    command = [*TORCHRUN, str(SCRIPT), str(folder), str(tiny_bert), str(text_folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
+    run_ranks(2, run, str(folder), str(tiny_bert), str(text_folder))
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 import pandas
 import torch
 from safetensors.torch import load_file
+
+from tests.forkserver import run_ranks
 
 
 def launch(argv: list[str], folder: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
@@ -36,23 +39,34 @@ def test_the_command_line_trains_on_two_processes_with_one_voice(tiny_bert, text
     assert json.loads((out / "metrics.json").read_text())["test_examples"] == 15
 
 
+def cross_validate(argv: list[str], folder: Path) -> None:
+    """Run ``hfft crossval`` on this rank, and write down what it says."""
+    from hfft.cli import main
+
+    (folder / os.environ["WORLD_SIZE"]).mkdir(exist_ok=True)
+    said = folder / os.environ["WORLD_SIZE"] / os.environ["RANK"]
+    with said.open("w") as file, contextlib.redirect_stdout(file):
+        assert main(["crossval", *argv]) == 0
+
+
 def test_two_processes_cross_validate_as_one_does(tiny_bert, text_folder, tmp_path: Path):
     """Each runs folds of its own, alone; the first one trains the model of every example."""
     flags = ["--strategy", "lp-ft", "--num_train_epochs", "1", "--folds", "3", "--refit", "--seed", "3"]
-    argv = ["crossval", "--model", str(tiny_bert), "--data", str(text_folder / "train.csv"), *flags]
-    done = launch([*argv, "--output_dir", "two", "--cache_dir", "cache-two"], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Cross-validation, 3 folds, 36 examples") == 1
-    assert [f"fold-{fold}: " in done.stdout for fold in (1, 2, 3)] == [True, False, True]  # those of the first process
-    alone = launch([*argv, "--output_dir", "one", "--cache_dir", "cache-one"], tmp_path, processes=1)
-    assert alone.returncode == 0, alone.stderr
-    two, one = (json.loads((tmp_path / name / "crossval.json").read_text()) for name in ("two", "one"))
+    argv = ["--model", str(tiny_bert), "--data", str(text_folder / "train.csv"), *flags]
+    for ranks in (2, 1):
+        own = ["--output_dir", str(tmp_path / f"out-{ranks}"), "--cache_dir", str(tmp_path / f"cache-{ranks}")]
+        run_ranks(ranks, cross_validate, [*argv, *own], tmp_path)
+    said, other = ((tmp_path / "2" / rank).read_text() for rank in "01")
+    assert said.count("Cross-validation, 3 folds, 36 examples") == 1
+    assert [f"fold-{fold}: " in said for fold in (1, 2, 3)] == [True, False, True]  # those of the first process
+    assert not other  # one voice
+    two, one = (json.loads((tmp_path / f"out-{ranks}" / "crossval.json").read_text()) for ranks in (2, 1))
     assert len(one["folds"]) == 3
     for fold in (*two["folds"], *one["folds"]):
         del fold["train_runtime"]
     assert two == one
-    tables = [pandas.read_parquet(tmp_path / name / "predictions.parquet") for name in ("two", "one")]
+    tables = [pandas.read_parquet(tmp_path / f"out-{ranks}" / "predictions.parquet") for ranks in (2, 1)]
     assert len(tables[0]) == 36
     pandas.testing.assert_frame_equal(*tables, check_exact=True)
-    weights, expected = (load_file(tmp_path / name / "refit" / "model.safetensors") for name in ("two", "one"))
+    weights, expected = (load_file(tmp_path / f"out-{ranks}" / "refit" / "model.safetensors") for ranks in (2, 1))
     assert all(torch.equal(weights[name], expected[name]) for name in expected)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+
+from tests.forkserver import call
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -73,9 +77,17 @@ BROKEN = [
 def test_every_broken_snippet_fails(tmp_path: Path):
     for index, (language, snippet, _) in enumerate(BROKEN):
         (tmp_path / f"broken-{index}.md").write_text(f"# Broken\n\n```{language}\n{snippet}\n```\n")
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "tests.documents.snippets", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert f"{len(BROKEN)} failed" in done.stdout
+    said = tmp_path / "said"
+    assert call(run_snippets, tmp_path, said) == 1, said.read_text()
+    assert f"{len(BROKEN)} failed" in said.read_text()
     for *_, told in BROKEN:
-        assert told in done.stdout
+        assert told in said.read_text()
+
+
+def run_snippets(folder: Path, said: Path) -> None:
+    """Run the snippets of a folder as CI does those of the documents."""
+    with said.open("w") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    os.chdir(ROOT)
+    sys.exit(pytest.main(["-n", "0", "-p", "tests.documents.snippets", str(folder)]))

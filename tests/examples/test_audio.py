@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +17,8 @@ import yaml
 from scipy.io import wavfile
 
 from hfft.cli import main
+from tests.forkserver import run_hfft
+from tests.without_hfft import Pipelines
 
 Command = Callable[..., str]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "audio_classification"
@@ -90,15 +89,6 @@ def wav2vec2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_wav2vec2(tmp_path_factory.mktemp("models") / "wav2vec2", "group")
 
 
-def in_a_process(site: Path, cwd: Path, *argv: object) -> str:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(
-        [sys.executable, *map(str, argv)], capture_output=True, text=True, env=environment, cwd=cwd, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture
 def hfft(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs a command where the package is installed, in an empty folder; returns what it says."""
@@ -123,8 +113,9 @@ def probe(site: Path, recordings: Path, wav2vec2: Path, tmp_path_factory: pytest
     """A run in a process of its own, that knows of the package what an installed one tells."""
     folder = tmp_path_factory.mktemp("probe")
     flags = ["--strategy", "linear-probe", "--output_dir", "out"]
-    said = in_a_process(site, folder, "-m", "hfft", "train", "--model", wav2vec2, "--data", recordings, *flags)
-    assert "audio-classification" in said  # chosen by the data alone
+    done = run_hfft(["train", "--model", wav2vec2, "--data", recordings, *flags], folder, site)
+    assert done.returncode == 0, done.stderr
+    assert "audio-classification" in done.stdout  # chosen by the data alone
     return folder / "out"
 
 
@@ -147,28 +138,20 @@ def test_a_strategy_trains_what_it_says(strategy: str, hfft: Command, recordings
 
 
 def test_the_result_answers_in_a_pipeline_without_hfft(
-    probe: Path, hfft: Command, site: Path, recordings: Path, tmp_path: Path
+    probe: Path, hfft: Command, recordings: Path, pipelines: Pipelines, tmp_path: Path
 ):
     hfft("predict", "--model", probe, "--input", recordings / "test", "--output", "p.csv")
-    assert_pipeline_agrees(probe, tmp_path, site, examples=12)
+    assert_pipeline_agrees(pipelines, probe, tmp_path, examples=12)
 
 
-def assert_pipeline_agrees(model: Path, folder: Path, site: Path, examples: int) -> None:
-    """Compare the probabilities of p.csv with those of a pipeline in a process that never imports hfft."""
+def assert_pipeline_agrees(pipelines: Pipelines, model: Path, folder: Path, examples: int) -> None:
+    """Compare the probabilities of p.csv with those of a pipeline in a process that cannot import hfft."""
     with (folder / "p.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == examples
-    script = (
-        "import json, sys, numpy as np\n"
-        "from scipy.io import wavfile\n"
-        "from transformers import pipeline\n"
-        "classify = pipeline('audio-classification', model=sys.argv[1])\n"
-        "sounds = [wavfile.read(path)[1].astype(np.float32) / 32768 for path in json.loads(sys.argv[2])]\n"
-        "print(json.dumps([{a['label']: a['score'] for a in classify(sound, top_k=None)} for sound in sounds]))\n"
-        "assert not [name for name in sys.modules if name.startswith('hfft')]\n"
-    )
-    said = in_a_process(site, folder, "-c", script, model, json.dumps([row["input"] for row in rows]))
-    for row, answer in zip(rows, json.loads(said.splitlines()[-1]), strict=True):
+    sounds = [(wavfile.read(row["input"])[1].astype(np.float32) / 32768).tolist() for row in rows]
+    answers = pipelines.probabilities("audio-classification", str(model), sounds)
+    for row, answer in zip(rows, answers, strict=True):
         for name in TONES:
             assert float(row[f"probability_{name}"]) == pytest.approx(answer[name], abs=1e-5)
 
@@ -179,7 +162,9 @@ def test_evaluate_agrees_with_the_run(probe: Path, hfft: Command, recordings: Pa
     assert json.loads((tmp_path / "e.json").read_text())["test_accuracy"] == told["test_accuracy"]
 
 
-def test_of_different_lengths_a_model_answers_as_alone_or_the_run_warns(hfft: Command, site: Path, tmp_path: Path):
+def test_of_different_lengths_a_model_answers_as_alone_or_the_run_warns(
+    hfft: Command, pipelines: Pipelines, tmp_path: Path
+):
     generator = np.random.default_rng(1)
     for name, hertz in TONES.items():
         for index in range(6):
@@ -190,7 +175,7 @@ def test_of_different_lengths_a_model_answers_as_alone_or_the_run_warns(hfft: Co
         said = hfft("train", "--model", model, "--data", "data", *flags)
         assert ("differ in length" in said) == (norm == "group")
     hfft("predict", "--model", "out-layer", "--input", "data", "--output", "p.csv")
-    assert_pipeline_agrees(tmp_path / "out-layer", tmp_path, site, examples=18)
+    assert_pipeline_agrees(pipelines, tmp_path / "out-layer", tmp_path, examples=18)
 
 
 @pytest.fixture

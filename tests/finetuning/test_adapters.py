@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +23,8 @@ from hfft.registry import load_task
 from hfft.running.settling import task_defaults
 from tests.conftest import WORDS, save_timm_model, save_tiny_bert, write_csv
 from tests.finetuning.test_finetune import QUICK
+from tests.without_hfft import Pipelines
 
-PIPELINE = """
-import json, sys
-sys.modules["hfft"] = sys.modules["peft"] = None
-from transformers import pipeline
-classify = pipeline(sys.argv[1], model=sys.argv[2], top_k=None)
-print(json.dumps([{a["label"]: a["score"] for a in answer} for answer in classify(json.loads(sys.argv[3]))]))
-"""
 # what training has moved is to ship, also where the solved head is better
 SETTINGS: dict[str, Any] = {
     **QUICK,
@@ -63,10 +55,9 @@ def shipped(run: hfft.FineTuneResult) -> dict[str, torch.Tensor]:
     return load_file(Path(run.output_dir) / "model.safetensors")
 
 
-def assert_pipeline_answers_as_the_run(run: hfft.FineTuneResult, program: str = PIPELINE) -> None:
+def assert_pipeline_answers_as_the_run(run: hfft.FineTuneResult, pipelines: Pipelines) -> None:
     table = Dataset.from_parquet(str(Path(run.output_dir) / "predictions.parquet"), keep_in_memory=True)
-    command = [sys.executable, "-c", program, run.record.task, run.output_dir, json.dumps(table["input"][:6])]
-    answers = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    answers = pipelines.probabilities(run.record.task, run.output_dir, table["input"][:6])
     for row, answer in zip(table.select(range(6)), answers, strict=True):
         for name, probability in answer.items():
             assert row[f"probability_{name}"] == pytest.approx(probability, abs=1e-5)
@@ -90,8 +81,8 @@ def assert_adapter_reloads(
     assert any(value.abs().max() > 0 for name, value in reloaded.named_parameters() if "lora_B" in name)
 
 
-def test_a_text_run_ships_an_ordinary_model_and_adapters_for_the_base(text_run, tiny_bert: Path):
-    assert_pipeline_answers_as_the_run(text_run)
+def test_a_text_run_ships_an_ordinary_model_and_adapters_for_the_base(text_run, tiny_bert: Path, pipelines: Pipelines):
+    assert_pipeline_answers_as_the_run(text_run, pipelines)
     assert_adapter_reloads(
         text_run, AutoModelForSequenceClassification, tiny_bert, {"input_ids": torch.ones(2, 5).long()}
     )
@@ -106,7 +97,14 @@ def test_a_text_run_ships_an_ordinary_model_and_adapters_for_the_base(text_run, 
 @pytest.mark.parametrize("strategy", ["lora", "dora"])
 @pytest.mark.parametrize("family", ["transformers ViT", "timm ResNet", "timm ViT"])
 def test_picture_runs_ship_ordinary_models(
-    family: str, strategy: str, tiny_vit: Path, tiny_timm: Path, timm_vit: Path, image_folder: Path, tmp_path: Path
+    family: str,
+    strategy: str,
+    tiny_vit: Path,
+    tiny_timm: Path,
+    timm_vit: Path,
+    image_folder: Path,
+    tmp_path: Path,
+    pipelines: Pipelines,
 ):
     base = {"transformers ViT": tiny_vit, "timm ResNet": tiny_timm, "timm ViT": timm_vit}[family]
     run = run_in(tmp_path, base, image_folder, strategy=strategy, learning_rate=1e-3)
@@ -119,7 +117,7 @@ def test_picture_runs_ship_ordinary_models(
     assert all(torch.equal(before[name], weights[name]) for name in statistics)
     assert not any("pooling" in note for note in run.record.notes)  # there is none to choose
     if strategy == "lora":
-        assert_pipeline_answers_as_the_run(run)
+        assert_pipeline_answers_as_the_run(run, pipelines)
 
 
 def test_the_run_says_what_trains_and_how(text_run, capsys):
@@ -194,7 +192,9 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit(text_run, tiny_bert: Path, t
     assert not (checkpoint / "model.safetensors").exists()  # the adapters and the head alone
 
 
-def test_run_yaml_trains_the_same_adapters_again(tiny_bert: Path, text_folder: Path, tmp_path: Path):
+def test_run_yaml_trains_the_same_adapters_again(
+    tiny_bert: Path, text_folder: Path, tmp_path: Path, pipelines: Pipelines
+):
     file = tmp_path / "adapter.yaml"
     file.write_text("peft_type: LOHA\nr: 4\n")
     given = {"strategy": "peft", "adapter_config": str(file), "lora_dropout": None, "pooling": "mean"}
@@ -207,7 +207,7 @@ def test_run_yaml_trains_the_same_adapters_again(tiny_bert: Path, text_folder: P
     assert all(torch.equal(one[name], other[name]) for name in one)
     config = json.loads((Path(first.output_dir) / "config.json").read_text())
     assert config["num_hidden_layers"] == 3  # the mean of the tokens is folded in behind the merged layers
-    assert_pipeline_answers_as_the_run(first)
+    assert_pipeline_answers_as_the_run(first, pipelines)
     assert not (Path(first.output_dir) / "adapter").exists()
 
 

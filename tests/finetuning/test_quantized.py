@@ -20,12 +20,12 @@ from hfft.adapters import quantizing
 from hfft.adapters.models import add_adapters, trained_parameters
 from tests.conftest import save_timm_model, save_tiny_bert
 from tests.distributed.test_two_processes import launch
-from tests.finetuning.test_adapters import PIPELINE, assert_pipeline_answers_as_the_run, run_in, shipped
+from tests.finetuning.test_adapters import assert_pipeline_answers_as_the_run, run_in, shipped
+from tests.without_hfft import Pipelines
 
 pytest.importorskip("bitsandbytes")
 
 QLORA: dict[str, Any] = {"load_in_4bit": True, "lora_dropout": None}
-WITHOUT_BITSANDBYTES = 'import sys\nsys.modules["bitsandbytes"] = None' + PIPELINE
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +72,10 @@ def test_what_ships_is_the_base_in_full_precision_and_the_product(text_run, bert
             assert torch.equal(found, value), name
 
 
-def test_the_artefact_is_an_ordinary_model(text_run, text_folder: Path):
+def test_the_artefact_is_an_ordinary_model(text_run, text_folder: Path, pipelines: Pipelines):
     folder = Path(text_run.output_dir)
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
-    assert_pipeline_answers_as_the_run(text_run, WITHOUT_BITSANDBYTES)
+    assert_pipeline_answers_as_the_run(text_run, pipelines)
     found = hfft.evaluate(model=str(folder), data=str(text_folder)).metrics
     assert found["test_log_loss"] == pytest.approx(text_run.metrics["test_log_loss"], rel=1e-5)
 
@@ -123,11 +123,11 @@ def test_only_linear_layers_between_stem_and_head_are_rounded(bert: Path, tmp_pa
 
 
 @pytest.mark.parametrize("strategy", ["dora", "ia3"])
-def test_timm_models_and_other_adapters(strategy: str, image_folder: Path, tmp_path: Path):
+def test_timm_models_and_other_adapters(strategy: str, image_folder: Path, tmp_path: Path, pipelines: Pipelines):
     timm = save_timm_model(tmp_path / "timm", "test_vit")
     settings = {"load_in_4bit": True, "lora_dropout": None, "learning_rate": 1e-3}
     run = run_in(tmp_path, timm, image_folder, strategy=strategy, **settings)
-    assert_pipeline_answers_as_the_run(run, WITHOUT_BITSANDBYTES)
+    assert_pipeline_answers_as_the_run(run, pipelines)
     weights, base = shipped(run), load_file(timm / "model.safetensors")
     expected = expected_weights(run, base, "timm_model.")
     assert expected
@@ -136,10 +136,12 @@ def test_timm_models_and_other_adapters(strategy: str, image_folder: Path, tmp_p
         torch.testing.assert_close(weights[name], value, atol=1e-6, rtol=0)
 
 
-def test_the_mean_of_the_tokens_is_folded_in_behind_whole_layers(bert: Path, text_folder: Path, tmp_path: Path):
+def test_the_mean_of_the_tokens_is_folded_in_behind_whole_layers(
+    bert: Path, text_folder: Path, tmp_path: Path, pipelines: Pipelines
+):
     run = run_in(tmp_path, bert, text_folder, **QLORA, pooling="mean", keep_adapter=False)
     assert json.loads((Path(run.output_dir) / "config.json").read_text())["num_hidden_layers"] == 3
-    assert_pipeline_answers_as_the_run(run, WITHOUT_BITSANDBYTES)
+    assert_pipeline_answers_as_the_run(run, pipelines)
     weights, base = shipped(run), load_file(bert / "model.safetensors")
     assert torch.equal(weights["bert.encoder.layer.1.output.dense.bias"], base["encoder.layer.1.output.dense.bias"])
 

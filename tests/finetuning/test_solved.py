@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,14 +13,7 @@ from safetensors.torch import load_file
 
 import hfft
 from tests.finetuning.test_finetune import QUICK
-
-PIPELINE = """
-import json, sys
-sys.modules["hfft"] = None
-from transformers import pipeline
-classify = pipeline("text-classification", model=sys.argv[1], top_k=None)
-print(json.dumps([{a["label"]: a["score"] for a in answer} for answer in classify(json.loads(sys.argv[2]))]))
-"""
+from tests.without_hfft import Pipelines
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +37,12 @@ def test_a_probe_learns_from_every_training_example(probe):
     assert any("head solved on 32 features" in note for note in probe.record.notes)
 
 
-def test_the_mean_of_the_tokens_ships_in_the_stock_architecture(probe):
+def test_the_mean_of_the_tokens_ships_in_the_stock_architecture(probe, pipelines: Pipelines):
     config = json.loads((Path(probe.output_dir) / "config.json").read_text())
     assert config["num_hidden_layers"] == 3
     assert config["architectures"] == ["BertForSequenceClassification"]
     table = Dataset.from_parquet(str(Path(probe.output_dir) / "predictions.parquet"), keep_in_memory=True)
-    command = [sys.executable, "-c", PIPELINE, probe.output_dir, json.dumps(table["input"][:6])]
-    answers = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    answers = pipelines.probabilities("text-classification", probe.output_dir, table["input"][:6])
     for row, answer in zip(table.select(range(6)), answers, strict=True):
         for name, probability in answer.items():
             assert row[f"probability_{name}"] == pytest.approx(probability, abs=1e-5)

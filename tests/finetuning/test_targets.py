@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +19,10 @@ from hfft import UserError
 from hfft.cli import main
 from hfft.targets.target import THRESHOLDS
 from tests.conftest import COLOURS, WORDS, write_csv, write_picture
+from tests.without_hfft import Pipelines
 
 QUICK: dict[str, Any] = {"num_train_epochs": 6, "per_device_train_batch_size": 8, "seed": 3, "learning_rate": 1e-2}
 TAGS = {**QUICK, "num_train_epochs": 12, "per_device_train_batch_size": 4}
-PIPELINE = """
-import json, sys
-class Refuse:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] == "hfft":
-            raise ImportError("hfft must not be needed")
-sys.meta_path.insert(0, Refuse())
-from transformers import pipeline
-answers = []
-for task, folder, inputs, options in json.loads(sys.stdin.read()):
-    answers.append(pipeline(task, model=folder, device="cpu")(inputs, **options))
-print(json.dumps(answers))
-"""
 
 
 def tagged(count: int, seed: int) -> list[tuple[str, list[str]]]:
@@ -107,12 +93,11 @@ def inputs_of(run: hfft.FineTuneResult) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def asked_without_hfft(tags_run, price_run) -> list[list[Any]]:
+def asked_without_hfft(tags_run, price_run, pipelines: Pipelines) -> list[list[Any]]:
     """What the pipelines of both runs answer to their test inputs in a process that cannot import hfft."""
     runs = ((tags_run, {"top_k": None}), (price_run, {}))
-    asked = json.dumps([(run.record.task, run.output_dir, inputs_of(run), options) for run, options in runs])
-    answer = subprocess.run([sys.executable, "-c", PIPELINE], input=asked, capture_output=True, text=True, check=True)
-    return json.loads(answer.stdout.splitlines()[-1])
+    asked = [(run.record.task, run.output_dir, inputs_of(run), options) for run, options in runs]
+    return [pipelines.ask(*of_run, **options)["answers"] for *of_run, options in asked]
 
 
 # several classes

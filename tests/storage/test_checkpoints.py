@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
 import sys
 from collections.abc import Iterator
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from hfft.callbacks.interruption import StopOnSignal
 from hfft.errors import RunInterrupted, UserError
 from hfft.storage.checkpoints import SEAL, UNFINISHED, fault_of, newest_whole
 from tests.conftest import make_sentences, write_csv
+from tests.forkserver import call
 
 _MOMENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 
@@ -42,14 +41,6 @@ def settings(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    """Processes that need not import the libraries anew."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hfft.finetuning"])
-    return context
-
-
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Sum up as the other processes do."""
@@ -60,19 +51,16 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole(settings, processes, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], int]:
+def whole(settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], int]:
     """The weights of a run that nothing disturbs, and its moments."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert run(processes, settings, out, moment=0) == 0
+    assert run(settings, out, moment=0) == 0
     return load_file(out / "model.safetensors"), int((out / "moments").read_text())
 
 
-def run(processes: ForkServerContext, settings: dict[str, Any], out: Path, moment: int, number: int = 9) -> int | None:
+def run(settings: dict[str, Any], out: Path, moment: int, number: int = 9) -> int:
     """Go on with a run in a process that sends itself a signal at one of its moments; return its exit code."""
-    process = processes.Process(target=_run, args=({**settings, "output_dir": str(out)}, moment, number))
-    process.start()
-    process.join(timeout=120)
-    return process.exitcode
+    return call(_run, {**settings, "output_dir": str(out)}, moment, number)
 
 
 def _run(settings: dict[str, Any], moment: int, number: int) -> None:
@@ -108,49 +96,49 @@ def same(out: Path, weights: dict[str, torch.Tensor]) -> bool:
     return found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
 
 
-def killed_and_resumed(settings, processes, whole, out: Path, seed: int) -> None:
+def killed_and_resumed(settings, whole, out: Path, seed: int) -> None:
     """Kill a job at random moments of training and of writing, until it comes through."""
     weights, moments = whole
     generator = random.Random(seed)
     moment = generator.randint(1, moments)
-    assert run(processes, settings, out, moment) == -signal.SIGKILL
-    while run(processes, settings, out, moment := generator.randint(1, 2 * moments)) == -signal.SIGKILL:
+    assert run(settings, out, moment) == -signal.SIGKILL
+    while run(settings, out, moment := generator.randint(1, 2 * moments)) == -signal.SIGKILL:
         pass
     assert same(out, weights)
     assert not (out / UNFINISHED).exists()
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_killed_run_goes_on_to_the_same_weights(settings, processes, whole, tmp_path: Path, seed: int):
-    killed_and_resumed(settings, processes, whole, tmp_path / "out", seed)
+def test_a_killed_run_goes_on_to_the_same_weights(settings, whole, tmp_path: Path, seed: int):
+    killed_and_resumed(settings, whole, tmp_path / "out", seed)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("seed", range(5, 55))
-def test_fifty_killed_runs_go_on_to_the_same_weights(settings, processes, whole, tmp_path: Path, seed: int):
-    killed_and_resumed(settings, processes, whole, tmp_path / "out", seed)
+def test_fifty_killed_runs_go_on_to_the_same_weights(settings, whole, tmp_path: Path, seed: int):
+    killed_and_resumed(settings, whole, tmp_path / "out", seed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_stop_finishes_the_step_saves_and_leaves(settings, processes, whole, tmp_path, number):
+def test_a_run_that_is_told_to_stop_finishes_the_step_saves_and_leaves(settings, whole, tmp_path, number):
     weights, moments = whole
     out = tmp_path / "out"
-    assert run(processes, settings, out, moments // 2, int(number)) == 75
+    assert run(settings, out, moments // 2, int(number)) == 75
     checkpoint, skipped = newest_whole(out)
     assert checkpoint is not None
     assert not skipped
     state = json.loads((Path(checkpoint) / "trainer_state.json").read_text())
     assert 0 < state["global_step"] < state["max_steps"]
     assert not (out / "model.safetensors").exists()
-    assert run(processes, settings, out, 0) == 0
+    assert run(settings, out, 0) == 0
     assert same(out, weights)
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_what_is_damaged_is_passed_over_and_told(settings, processes, whole, tmp_path: Path, capsys):
+def test_what_is_damaged_is_passed_over_and_told(settings, whole, tmp_path: Path, capsys):
     weights, moments = whole
     out = tmp_path / "out"
-    assert run(processes, {**settings, "save_total_limit": 9}, out, moments * 2 // 3, int(signal.SIGTERM)) == 75
+    assert run({**settings, "save_total_limit": 9}, out, moments * 2 // 3, int(signal.SIGTERM)) == 75
     newest, second, third, *_ = sorted(out.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
     with (newest / "optimizer.pt").open("r+b") as file:
         file.write(b"\0\0\0\0")

@@ -1,0 +1,98 @@
+"""Processes that need not import the libraries anew, which takes longer than most of what they are asked for."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+
+def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Start a process that calls a function."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hfft.finetuning"])
+    process = context.Process(target=_call, args=(target, *arguments))
+    process.start()
+    return process
+
+
+def _call(target: Callable[..., None], *arguments: Any) -> None:
+    gc.freeze()  # or each training looks through all that the imports have made
+    target(*arguments)
+
+
+def call(target: Callable[..., None], *arguments: Any) -> int:
+    """Call a function in a process of its own; return the exit code."""
+    process = start(target, *arguments)
+    process.join(timeout=240)
+    process.kill()
+    assert process.exitcode is not None  # it had not come to its end
+    return process.exitcode
+
+
+def run_hfft(
+    argv: Sequence[object], folder: Path, *sites: Path, environment: Mapping[str, str] = os.environ
+) -> CompletedProcess[str]:
+    """Run a command of hfft in a folder, as ``python -m hfft`` with these paths of packages would."""
+    said = (folder / "stdout.log", folder / "stderr.log")
+    arguments = ([*map(str, argv)], folder, [*map(str, sites)], dict(environment), said)
+    code = call(_run_hfft, *arguments)
+    stdout, stderr = (path.read_text("utf-8") for path in said)
+    for path in said:
+        path.unlink()
+    return CompletedProcess(argv, code, stdout, stderr)
+
+
+def _run_hfft(
+    argv: list[str], folder: Path, sites: list[str], environment: dict[str, str], said: tuple[Path, Path]
+) -> None:
+    from hfft.cli import main
+
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.path[:0] = sites
+    for descriptor, path in enumerate(said, start=1):
+        with path.open("w") as file:
+            os.dup2(file.fileno(), descriptor)
+    sys.exit(main(argv))
+
+
+def run_ranks(ranks: int, target: Callable[..., None], *arguments: Any) -> None:
+    """Call a function in so many processes, in the environment that ``torchrun`` would start them in."""
+    shared = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+    processes = [
+        start(_run_rank, {**shared, "RANK": rank, "LOCAL_RANK": rank}, target, arguments) for rank in range(ranks)
+    ]
+    try:
+        while any(process.exitcode is None for process in processes):
+            wait([process.sentinel for process in processes if process.exitcode is None])
+            failed = [process.exitcode for process in processes if process.exitcode]
+            assert not failed, failed  # the others would wait for it
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _run_rank(environment: Mapping[str, int | str], target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    import torch
+
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    torch.set_num_threads(1)
+    target(*arguments)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def free_port() -> int:
+    """Return a port of this machine that nothing listens to."""
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return listening.getsockname()[1]
