@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import multiprocessing
 import os
 import socket
@@ -39,30 +40,39 @@ def call(target: Callable[..., None], *arguments: Any) -> int:
 
 
 def run_hfft(
-    argv: Sequence[object], folder: Path, *sites: Path, environment: Mapping[str, str] = os.environ
+    argv: Sequence[object],
+    folder: Path,
+    *sites: Path,
+    environment: Mapping[str, str] = os.environ,
+    module: str = "hfft.cli",
 ) -> CompletedProcess[str]:
-    """Run a command of hfft in a folder, as ``python -m hfft`` with these paths of packages would."""
+    """Run a command of hfft, or of another module, in a folder.
+
+    Args:
+        argv: its arguments.
+        folder: where it is run.
+        sites: paths of packages that are installed for it.
+        environment: what it finds there.
+        module: whose function ``main`` takes the arguments.
+    """
     said = (folder / "stdout.log", folder / "stderr.log")
-    arguments = ([*map(str, argv)], folder, [*map(str, sites)], dict(environment), said)
-    code = call(_run_hfft, *arguments)
+    code = call(_run_main, module, [*map(str, argv)], folder, [*map(str, sites)], dict(environment), said)
     stdout, stderr = (path.read_text("utf-8") for path in said)
     for path in said:
         path.unlink()
     return CompletedProcess(argv, code, stdout, stderr)
 
 
-def _run_hfft(
-    argv: list[str], folder: Path, sites: list[str], environment: dict[str, str], said: tuple[Path, Path]
+def _run_main(
+    module: str, argv: list[str], folder: Path, sites: list[str], environment: dict[str, str], said: tuple[Path, Path]
 ) -> None:
-    from hfft.cli import main
-
     os.chdir(folder)
     os.environ.update(environment)
     sys.path[:0] = sites
     for descriptor, path in enumerate(said, start=1):
         with path.open("w") as file:
             os.dup2(file.fileno(), descriptor)
-    sys.exit(main(argv))
+    sys.exit(importlib.import_module(module).main(argv))
 
 
 def run_ranks(ranks: int, target: Callable[..., None], *arguments: Any) -> None:

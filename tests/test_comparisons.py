@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from tests.conftest import counted_features
+
 BENCHMARKS = Path(__file__).parents[1] / "examples" / "benchmarks"
 
 
@@ -26,8 +28,10 @@ def comparison(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     def in_this_process(options: Any, side: str, seed: int, folder: str) -> dict[str, Any]:
         script = importlib.import_module(Path(sys.argv[0]).stem)
-        measured = script.run(options, side, seed, Path(folder))
-        return {"side": side, "seed": seed, "process_seconds": 1.0, "megabytes": 1.0, **measured}
+        with counted_features() as passes:
+            measured = script.run(options, side, seed, Path(folder))
+        told = {"process_seconds": 1.0, "megabytes": 1.0, "passes": len(passes)}
+        return {"side": side, "seed": seed, **told, **measured}
 
     monkeypatch.setattr(module, "_in_process", in_this_process)
     return module
@@ -44,29 +48,16 @@ def told(script: str, flags: list[str], tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("model", "data"), [("tiny_bert", "text_folder"), ("tiny_timm", "image_folder")])
 def test_a_probe_is_measured_beside_the_stock_trainer(comparison, model, data, request, tmp_path, monkeypatch, capsys):
     paths = [str(request.getfixturevalue(name)) for name in (model, data)]
-    summary = told("probe", ["--model", paths[0], "--data", paths[1]], tmp_path, monkeypatch)["summary"]
+    found = told("probe", ["--model", paths[0], "--data", paths[1]], tmp_path, monkeypatch)
+    summary = found["summary"]
     assert list(summary) == ["stock", "hfft", "hfft, again", "hfft, five folds"]
+    # the second run finds its features, the folds begin with none
+    assert [run["passes"] > 0 for run in found["runs"]] == [False, True, False, True]
     assert all(row["training_seconds"] > 0 for row in summary.values())
     assert summary["hfft, again"]["accuracy"] == summary["hfft"]["accuracy"]
     assert summary["hfft"]["accuracy"] >= 0.9  # the classes are those of words and colours
     assert summary["hfft, five folds"]["cross_validated_accuracy"] > 0.8
     assert "training ratio" in capsys.readouterr().out
-
-
-def test_the_second_run_finds_its_features(comparison, tiny_bert, text_folder, tmp_path, monkeypatch):
-    passes: list[int] = []
-    from hfft.features import of_split
-
-    original = of_split.compute_features
-    monkeypatch.setattr(of_split, "compute_features", lambda *args, **kw: passes.append(1) or original(*args, **kw))
-    probe = importlib.import_module("probe")
-    options = comparison.comparison_parser("", 1, "").parse_args(
-        ["--model", str(tiny_bert), "--data", str(text_folder)]
-    )
-    for side, computed in (("hfft", True), ("hfft, again", False), ("hfft, five folds", True)):
-        passes.clear()
-        probe.run(options, side, 0, tmp_path)
-        assert bool(passes) == computed
 
 
 def test_a_full_run_on_texts_is_measured_beside_both_ways_of_padding(

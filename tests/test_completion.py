@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from hfft import list_strategies
 from hfft.cli import main
 from hfft.commands import COMMANDS
+from tests.forkserver import run_hfft
 
 PAGE = Path(__file__).parents[1] / "docs" / "completion.md"
 
@@ -21,8 +21,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "completion.md"
 def bash_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command of the page writes for bash."""
     (flags,) = re.findall(r"^shtab (.*--shell=bash .*) >", PAGE.read_text("utf-8"), re.MULTILINE)
-    done = subprocess.run([sys.executable, "-m", "shtab", *flags.split()], capture_output=True, text=True, check=True)
     file = tmp_path_factory.mktemp("completion") / "hfft"
+    done = run_hfft(flags.split(), file.parent, module="shtab.main")
+    assert done.returncode == 0, done.stderr
     file.write_text(done.stdout)
     return file
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,15 @@ from hfft.errors import ProcessError
 from hfft.record import RunRecord
 from hfft.storage.checkpoints import newest_whole
 from tests.conftest import make_sentences, write_csv
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _impatience() -> Iterator[None]:
+    """Wait for loading processes that do not end 0.1 seconds in place of 5."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+        yield
+        gc.collect()
 
 
 @pytest.fixture

@@ -7,26 +7,25 @@ import json
 import logging
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
 import hfft
 from hfft.cli import main
 from hfft.training_arguments import FineTuningArguments
+from tests.forkserver import run_hfft
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 OFFLINE = {
     "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true", "WANDB_CONSOLE": "off",
     "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true",
 }  # fmt: skip
-SCRIPT = "import hfft, json, sys; hfft.finetune(**json.loads(sys.argv[1]))"
 FILES = {"report.html", "run.yaml", "metrics.json"}
 
 
@@ -41,10 +40,9 @@ def run(tiny_bert: Path, text_folder: Path, tmp_path_factory: pytest.TempPathFac
         "logging_strategy": "steps", "logging_steps": 1, "report_to": installed, "run_name": "tracked",
         "project": "small-data", "calibration": "temperature",
     }  # fmt: skip
+    (root / "run.yaml").write_text(yaml.safe_dump(settings))
     environment = {**os.environ, **OFFLINE, "TRACKIO_DIR": str(root / "trackio")}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(settings)], cwd=root, env=environment, capture_output=True, text=True
-    )
+    done = run_hfft(["train", "--config", "run.yaml"], root, environment=environment)
     assert done.returncode == 0, done.stderr
     assert "did not take everything" not in done.stderr
     return root

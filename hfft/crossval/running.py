@@ -25,6 +25,7 @@ from hfft.finetuning import fine_tune
 from hfft.hardware.apart import Ranks, apart
 from hfft.run_folder import CROSSVAL_SETTINGS, FOLDS, METRICS_FILE, PREDICTIONS_FILE, REFIT, RUN_HEADER
 from hfft.running import output
+from hfft.running.collecting import libraries_out_of_the_collector
 from hfft.running.opening import open_run
 from hfft.running.reading import read_data
 from hfft.running.recipes import recipe
@@ -99,7 +100,7 @@ def _cross_validate(
     for fold in plan[ranks.rank :: ranks.size]:
         place = folder / FOLDS / fold.name
         if not _is_done(place):
-            with _naming(fold.name), _libraries_out_of_the_collector():
+            with _naming(fold.name), libraries_out_of_the_collector():
                 _run_fold(task, data_of_fold(labelled, fold, share, args.seed), settings, fold, place)
             if not arguments.keep_models:
                 output.drop_model(place)
@@ -122,19 +123,6 @@ def _cross_validate(
     if ranks.rank == 0:
         output.discard(folder)
     return result
-
-
-@contextlib.contextmanager
-def _libraries_out_of_the_collector() -> Iterator[None]:
-    """Set aside what is there by now, unless the program has done so: to look through it takes as long as a head."""
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _run_fold(task: Task, data: LabelledData, settings: dict[str, Any], fold: Fold, place: Path) -> None:

@@ -19,6 +19,7 @@ from hfft.finetuning import fine_tune
 from hfft.hardware.apart import Ranks, apart
 from hfft.run_folder import METRICS_FILE, RUN_FILE, RUN_HEADER, SEARCH_SETTINGS, TRIALS_FILE
 from hfft.running import output
+from hfft.running.collecting import libraries_out_of_the_collector
 from hfft.running.loading_models import keep_needed_architecture
 from hfft.running.opening import open_run
 from hfft.running.reading import read_data
@@ -28,7 +29,6 @@ from hfft.searching.attempt import FAILED, Outcome, attempt
 from hfft.searching.cases import Case, make_case
 from hfft.searching.results import print_trials, told, write_trials
 from hfft.searching.space import described, settings_of
-from hfft.searching.tidying import only_trials_freed
 from hfft.settings import given_settings, with_implied
 from hfft.task import Task
 from hfft.terminal import figure, make_console
@@ -192,7 +192,7 @@ def _try_out(study: SharedStudy, case: Case, arguments: SearchArguments, console
 
         run_trials(study, case, arguments, console)
         return
-    with only_trials_freed():
+    with libraries_out_of_the_collector():
         _run_trials(study, case, console)
 
 

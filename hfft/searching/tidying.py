@@ -12,20 +12,6 @@ from transformers.utils import logging
 
 
 @contextlib.contextmanager
-def only_trials_freed() -> Iterator[None]:
-    """Look for what can be freed among the objects that are made from now on alone, and not among all libraries' own.
-
-    One look at everything takes most of a second, more than a solved head.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silence what transformers tells of every model that it loads."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

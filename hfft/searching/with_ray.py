@@ -16,11 +16,11 @@ from rich.console import Console
 
 from hfft.command_arguments import SearchArguments
 from hfft.errors import UserError
+from hfft.running.collecting import libraries_out_of_the_collector
 from hfft.searching.attempt import COMPLETE, FAILED, PRUNED, Outcome, attempt
 from hfft.searching.cases import Case, make_case
 from hfft.searching.space import described, grid_of, settings_of
 from hfft.searching.study import LOST, SharedStudy, distributions
-from hfft.searching.tidying import only_trials_freed
 from hfft.terminal import figure
 
 _VALUE, _STATE, _REASON = "value", "state", "reason"
@@ -123,7 +123,7 @@ def _trial(config: dict[str, Any], settings: dict[str, Any], arguments: SearchAr
         return False  # Ray ends the trial itself
 
     own = settings_of(case.space, config)
-    with only_trials_freed():
+    with libraries_out_of_the_collector():
         outcome = attempt(case.task, case.parts, {**case.settings, **own}, case.objective, report)
     value = math.nan if outcome.value is None else outcome.value
     tune.report({_VALUE: value, _STATE: outcome.state, _REASON: outcome.reason})

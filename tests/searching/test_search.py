@@ -176,6 +176,12 @@ def test_a_run_that_is_no_search_is_not_replaced_by_resuming(settings, tmp_path)
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
+def test_what_a_program_has_set_aside_stays_aside(settings, tmp_path):
+    gc.freeze()
+    hfft.search(**settings, output_dir=str(tmp_path / "out"), trials=1)
+    assert gc.get_freeze_count() > 10_000
+
+
 def test_no_trial_depends_on_the_test_split(result, settings, tmp_path):
     rows = [(text.replace("of 2", "of 5"), "animal") for text, _ in make_sentences(9, 2)]
     write_csv(tmp_path / "data" / "test.csv", rows)
