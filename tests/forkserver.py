@@ -27,6 +27,7 @@ def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
 
 def _call(target: Callable[..., None], *arguments: Any) -> None:
     gc.freeze()  # or each training looks through all that the imports have made
+    multiprocessing.set_start_method(None, force=True)  # the system's own, as in a process that is started anew
     target(*arguments)
 
 

@@ -31,10 +31,10 @@ VIT, BERT, TOPICS = ASSETS / "tiny-vit-glyphs", ASSETS / "tiny-bert-docs", ASSET
 
 @pytest.fixture(scope="module")
 def shorter():
-    """The demos with a quarter of their epochs: what is pretrained shows even then."""
+    """The demos with an eighth of their epochs: what is pretrained shows even then."""
     with pytest.MonkeyPatch.context() as patch:
         for task, shown in DEMONSTRATIONS.items():
-            epochs = shown.settings["num_train_epochs"] // 4
+            epochs = shown.settings["num_train_epochs"] // 8
             settings = {**shown.settings, "num_train_epochs": epochs}
             patch.setitem(demonstration.DEMONSTRATIONS, task, dataclasses.replace(shown, settings=settings))
         yield

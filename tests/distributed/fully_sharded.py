@@ -154,7 +154,7 @@ def run_job(job: dict[str, Any], rank: int) -> None:
     for name in job["optimizers"]:
         for schedule in SCHEDULES:
             plain, sharded = (Training(schedule, name, is_sharded=sharded) for sharded in (False, True))
-            thaws = [step for step in range(STEPS) if sharded.unfreezing.thaws_at(step)]
+            thaws = [step for step in range(STEPS) if sharded.unfreezing.thaws_at(step)][: job["thaws"]]
             around = sorted({step + offset for step in thaws for offset in (-1, 0, 1)} & set(range(1, STEPS)))
             for step in range(1, STEPS + 1):
                 plain.train(step)

@@ -86,12 +86,16 @@ class Runs:
     def __post_init__(self) -> None:
         self.material = Material(self.root / "material")
 
-    def launch(self, cells: list[Cell], shards: list[str], start: Start = torchrun) -> None:
-        """Run cells of launchers with the same processes in one launch, and ``fully_shard`` with these optimizers."""
+    def launch(self, cells: list[Cell], shards: list[str], start: Start = torchrun, thaws: int | None = None) -> None:
+        """Run cells of launchers with the same processes in one launch, and ``fully_shard`` with these optimizers.
+
+        From checkpoints around so many of the thaws (default: all) the latter goes on.
+        """
         launcher = LAUNCHERS[cells[0][1]]
         jobs = [self._job(feature, LAUNCHERS[name], self.folder(feature, name)) for feature, name in cells]
         if shards:
-            jobs.append({"kind": "sharded", "optimizers": shards, "facts": str(self._sharded(launcher.ranks))})
+            facts = str(self._sharded(launcher.ranks))
+            jobs.append({"kind": "sharded", "optimizers": shards, "thaws": thaws, "facts": facts})
         folder = self.root / f"launch-{launcher.ranks}-{launcher.nodes}"
         start(launcher.ranks, launcher.nodes, _write(jobs, folder), folder)
 

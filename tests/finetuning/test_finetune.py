@@ -313,7 +313,8 @@ def test_an_evaluate_metric_from_a_local_script_is_reported(tiny_bert, text_fold
 
 
 def test_epochs_are_raised_for_few_examples_unless_given(tiny_bert, text_folder, tmp_path: Path):
-    common = {"model": str(tiny_bert), "data": str(text_folder), "per_device_train_batch_size": 16}
+    never = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    common = {"model": str(tiny_bert), "data": str(text_folder), "per_device_train_batch_size": 16, **never}
     run = hfft.finetune(output_dir=str(tmp_path / "default"), **common)
     assert run.trainer.state.global_step == 40 * 2  # 32 examples in batches of 16, 40 epochs at most
     assert run.record.settings["num_train_epochs"] == 40
