@@ -5,9 +5,6 @@ import csv
 import dataclasses
 import io
 import json
-import runpy
-import sys
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -219,19 +216,3 @@ def test_a_probe_on_the_shipped_vit_knows_digits_better_than_pixels_do():
         probe = LogisticRegression(max_iter=1000).fit(inputs[train], digits.target[train])
         scores.append(accuracy(digits.target[test], probe.predict_proba(inputs[test])))
     assert scores[0] > scores[1]
-
-
-def test_the_pretraining_script_draws_no_digit_and_writes_such_a_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    script = Path(__file__).parents[1] / "examples" / "pretraining" / "pretrain_vit.py"
-    monkeypatch.setattr(sys, "argv", [str(script), "--output", str(tmp_path / "vit"), "--steps", "2"])
-    names = runpy.run_path(str(script), run_name="__main__")
-    made, shipped = (load_file(folder / "model.safetensors") for folder in (tmp_path / "vit", VIT))
-    assert {name: tensor.shape for name, tensor in made.items()} == {name: t.shape for name, t in shipped.items()}
-    for name in ("config.json", "preprocessor_config.json"):
-        assert json.loads((tmp_path / "vit" / name).read_text()) == json.loads((VIT / name).read_text())
-    glyphs = names["glyph_bank"]()[2]
-    assert len(glyphs) > 1000
-    numbers = [unicodedata.numeric(unicodedata.normalize("NFKD", glyph)[0], None) for glyph in glyphs]
-    assert set(numbers) == {None}

@@ -17,7 +17,7 @@ FEW = {
         *("layer-wise rates (full), AdamW", "gradual unfreezing, SGD", "cached views", "multi-label, smoothed"),
         *(
             "SIGTERM and --resume",
-            "lora, SIGTERM and --resume",
+            "lora",
             "processes that disagree",
             "batches too large for one",
             "a gradient that is no number",

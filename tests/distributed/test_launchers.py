@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -23,7 +21,6 @@ from tests.forkserver import run_hfft
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CONFIGS = sorted((EXAMPLES / "accelerate").glob("*.yaml"))
 PREFIXES = {"fsdp_config": "fsdp_"}
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 
 
 def launcher_arguments(name: str) -> Namespace:
@@ -103,22 +100,6 @@ def test_what_reaches_deepspeed_is_the_stage(stage: int):
     # the run's own are taken
     own = ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_GRADIENT_CLIPPING", "ACCELERATE_DEEPSPEED_CONFIG_FILE")
     assert not set(own) & set(environment)
-
-
-CPU = ["--config_file", str(EXAMPLES / "accelerate" / "cpu.yaml"), "--main_process_port", "0"]
-
-
-def test_two_processes_are_one_world(tiny_bert: Path, text_folder: Path, tmp_path: Path):
-    world, script = Path(__file__).parent / "world.py", EXAMPLES / "train_with_accelerate.py"
-    argv = ["--model", tiny_bert, "--data", text_folder, "--output_dir", "out", "--num_train_epochs", "1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
-    command = [*ACCELERATE, *CPU, *map(str, [world, tmp_path, script, *argv])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=240)
-    assert done.returncode == 0, done.stderr
-    seen = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
-    one = {"world_size": 2, "wrapped": "DistributedDataParallel", "find_unused_parameters": True}
-    assert seen == [{**one, "rank": rank} for rank in range(2)]
-    assert done.stdout.count("test_examples: 15") == 1  # the script tells the metrics once
 
 
 def run_one_process(flags: list[str], folder: Path) -> subprocess.CompletedProcess[str]:

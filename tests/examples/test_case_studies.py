@@ -18,6 +18,8 @@ from hfft.demonstrations import ASSETS, write_digits
 SCRIPT = str(Path(__file__).parents[2] / "examples" / "case_studies" / "caltech101.py")
 COUNTS = (2, 6)
 
+pytestmark = pytest.mark.document
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import runpy
+import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +165,34 @@ def test_custom_task(run):
     table = pandas.DataFrame({"grid": [[1.0] * 64, [1.0] * 63] * 20, "label": [0, 1] * 20})
     with pytest.raises(hfft.UserError, match="no grid of 64 readings"):
         hfft.finetune(task=task, model=str(VIT), data=table, output_dir="refused")
+
+
+def test_what_accelerate_launches_is_one_world(tiny_bert: Path, text_folder: Path, tmp_path: Path):
+    world, script = Path(__file__).with_name("world.py"), EXAMPLES / "train_with_accelerate.py"
+    argv = ["--model", tiny_bert, "--data", text_folder, "--output_dir", "out", "--num_train_epochs", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", "0"]
+    command += ["--config_file", str(EXAMPLES / "accelerate" / "cpu.yaml")]
+    command += map(str, [world, tmp_path, script, *argv])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+    seen = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    one = {"world_size": 2, "wrapped": "DistributedDataParallel", "find_unused_parameters": True}
+    assert seen == [{**one, "rank": rank} for rank in range(2)]
+    assert done.stdout.count("test_examples: 15") == 1  # the script tells the metrics once
+
+
+def test_the_pretraining_script_draws_no_digit_and_writes_such_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    script = EXAMPLES / "pretraining" / "pretrain_vit.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--output", str(tmp_path / "vit"), "--steps", "2"])
+    names = runpy.run_path(str(script), run_name="__main__")
+    made, shipped = (load_file(folder / "model.safetensors") for folder in (tmp_path / "vit", VIT))
+    assert {name: tensor.shape for name, tensor in made.items()} == {name: t.shape for name, t in shipped.items()}
+    for name in ("config.json", "preprocessor_config.json"):
+        assert json.loads((tmp_path / "vit" / name).read_text()) == json.loads((VIT / name).read_text())
+    glyphs = names["glyph_bank"]()[2]
+    assert len(glyphs) > 1000
+    numbers = [unicodedata.numeric(unicodedata.normalize("NFKD", glyph)[0], None) for glyph in glyphs]
+    assert set(numbers) == {None}

@@ -259,7 +259,7 @@ def test_several_classes_train_with_adapters(tiny_bert: Path, tmp_path: Path):
 
 def test_what_lies_below_the_adapters_is_computed_once(tiny_bert: Path, text_folder: Path, tmp_path: Path):
     settings = {"adapter_layers": "1", "num_train_epochs": 8, "lora_dropout": None, "learning_rate": 1e-3}
-    settings |= {"head_start": "random", "eval_on_start": True}
+    settings |= {"head_start": "random", "eval_on_start": True, "save_strategy": "no"}
     cached = run_in(tmp_path, tiny_bert, text_folder, **settings)
     kept = {path.name for path in (tmp_path / "cache" / "hfft").glob("activations-*")}
     assert kept

@@ -34,7 +34,7 @@ def settings(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     write_csv(folder / "train.csv", make_sentences(36, 1))
     write_csv(folder / "test.csv", make_sentences(12, 2))
     return {
-        "model": str(tiny_bert), "data": str(folder), "num_train_epochs": 3, "per_device_train_batch_size": 4,
+        "model": str(tiny_bert), "data": str(folder), "num_train_epochs": 2, "per_device_train_batch_size": 4,
         "seed": 3, "learning_rate": 5e-3, "strategy": "lp-ft", "eval_strategy": "steps", "eval_steps": 3,
         "save_strategy": "steps", "save_steps": 3, "save_total_limit": 2, "disable_tqdm": True,
         "cache_dir": str(folder / "cache"),

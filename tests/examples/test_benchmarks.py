@@ -11,9 +11,10 @@ import pytest
 
 from tests.forkserver import call
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.document
 def test_the_input_pipelines_are_measured_beside_each_other(image_folder: Path, tmp_path: Path):
     flags = ["--image_size", "32", "--epochs", "1", "--cores", "1", "--output", str(tmp_path / "speed.json")]
     script = ROOT / "examples" / "benchmarks" / "input_pipeline.py"
