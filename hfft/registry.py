@@ -9,9 +9,7 @@ A package makes its task known with an entry point of the group ``hfft.tasks``::
 from __future__ import annotations
 
 import inspect
-import sys
 import warnings
-from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
@@ -25,11 +23,6 @@ ENTRY_POINT_GROUP = "hfft.tasks"
 
 
 def _entry_points() -> dict[str, EntryPoint]:
-    return _entry_points_on(tuple(sys.path))
-
-
-@cache  # to look through all that is installed takes 20 ms, and a run asks several times
-def _entry_points_on(_: tuple[str, ...]) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import multiprocessing
@@ -20,12 +21,17 @@ def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
     """Start a process that calls a function."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hfft.finetuning"])
-    process = context.Process(target=_call, args=(target, *arguments))
+    process = context.Process(target=_call, args=(dict(os.environ), target, *arguments))
     process.start()
     return process
 
 
-def _call(target: Callable[..., None], *arguments: Any) -> None:
+def _call(environment: dict[str, str], target: Callable[..., None], *arguments: Any) -> None:
+    from datasets import fingerprint
+
+    os.environ.clear()  # of when the first process was forked
+    os.environ.update(environment)
+    fingerprint.fingerprint_rng.seed()  # or all processes draw the same names of what they keep
     gc.freeze()  # or each training looks through all that the imports have made
     multiprocessing.set_start_method(None, force=True)  # the system's own, as in a process that is started anew
     target(*arguments)
@@ -35,9 +41,10 @@ def call(target: Callable[..., None], *arguments: Any) -> int:
     """Call a function in a process of its own; return the exit code."""
     process = start(target, *arguments)
     process.join(timeout=240)
+    code = process.exitcode
     process.kill()
-    assert process.exitcode is not None  # it had not come to its end
-    return process.exitcode
+    assert code is not None, "it had not come to its end"
+    return code
 
 
 def run_hfft(
@@ -53,10 +60,12 @@ def run_hfft(
         argv: its arguments.
         folder: where it is run.
         sites: paths of packages that are installed for it.
-        environment: what it finds there.
+        environment: what it finds there; what libraries read of it when they are imported is that of the tests.
         module: whose function ``main`` takes the arguments.
     """
     said = (folder / "stdout.log", folder / "stderr.log")
+    for path in said:
+        path.touch()
     code = call(_run_main, module, [*map(str, argv)], folder, [*map(str, sites)], dict(environment), said)
     stdout, stderr = (path.read_text("utf-8") for path in said)
     for path in said:
@@ -68,12 +77,16 @@ def _run_main(
     module: str, argv: list[str], folder: Path, sites: list[str], environment: dict[str, str], said: tuple[Path, Path]
 ) -> None:
     os.chdir(folder)
+    os.environ.clear()
     os.environ.update(environment)
     sys.path[:0] = sites
     for descriptor, path in enumerate(said, start=1):
         with path.open("w") as file:
             os.dup2(file.fileno(), descriptor)
-    sys.exit(importlib.import_module(module).main(argv))
+    try:
+        sys.exit(importlib.import_module(module).main(argv))
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
 
 
 def run_ranks(ranks: int, target: Callable[..., None], *arguments: Any) -> None:
@@ -83,8 +96,8 @@ def run_ranks(ranks: int, target: Callable[..., None], *arguments: Any) -> None:
         start(_run_rank, {**shared, "RANK": rank, "LOCAL_RANK": rank}, target, arguments) for rank in range(ranks)
     ]
     try:
-        while any(process.exitcode is None for process in processes):
-            wait([process.sentinel for process in processes if process.exitcode is None])
+        while running := [process.sentinel for process in processes if process.exitcode is None]:
+            assert wait(running, timeout=600), "they wait for each other"
             failed = [process.exitcode for process in processes if process.exitcode]
             assert not failed, failed  # the others would wait for it
     finally:

@@ -89,7 +89,7 @@ def test_the_core_imports_no_task():
         "import sys, hfft.finetuning, hfft.results.evaluating, hfft.cli\n"
         "assert not [name for name in sys.modules if name.startswith('hfft.tasks')]\n"
     )
-    assert call(exec, script) == 0
+    assert call(exec, script, {}) == 0
 
 
 def test_a_batch_is_inspected_example_by_example_unless_a_task_knows_better():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 _PROGRAM = """
@@ -43,12 +44,15 @@ class Pipelines:
         """Return the pipeline's ``answers``, and for pictures the ``size`` [height, width] of what the model reads."""
         if self.process is None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            self.process = subprocess.Popen([sys.executable, "-c", _PROGRAM], text=True, **pipes)
+            elsewhere = tempfile.gettempdir()  # not in the folder of the package
+            self.process = subprocess.Popen([sys.executable, "-c", _PROGRAM], text=True, cwd=elsewhere, **pipes)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps([task, folder, inputs, options]) + "\n")
         self.process.stdin.flush()
-        told = json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        assert line, "the process has ended"
+        told = json.loads(line)
         assert "error" not in told, told["error"]
         return told
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -192,6 +193,7 @@ def _try_out(study: SharedStudy, case: Case, arguments: SearchArguments, console
 
         run_trials(study, case, arguments, console)
         return
+    gc.collect()  # what earlier runs have left would stay as long as the search
     with libraries_out_of_the_collector():
         _run_trials(study, case, console)
 

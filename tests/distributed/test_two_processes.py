@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tests.forkserver import run_ranks
 
 
-def launch(argv: list[str], folder: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+def launch(argv: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
     return subprocess.run(
         [*command, "-m", "hfft", *argv], capture_output=True, text=True, cwd=folder, env=environment, timeout=240

@@ -21,7 +21,7 @@ def test_the_input_pipelines_are_measured_beside_each_other(image_folder: Path, 
     argv = [str(script), "--data", str(image_folder), *flags]
     said = tmp_path / "said"
     program = f"import runpy, sys; sys.argv = {argv!r}; sys.stdout = open({str(said)!r}, 'w'); "
-    assert call(exec, program + "runpy.run_path(sys.argv[0], run_name='__main__'); sys.stdout.close()") == 0
+    assert call(exec, program + "runpy.run_path(sys.argv[0], run_name='__main__'); sys.stdout.close()", {}) == 0
     told = json.loads((tmp_path / "speed.json").read_text())
     assert told["images"] == 36
     assert [(row["pipeline"], row["workers"]) for row in told["rows"]] == [

@@ -18,8 +18,6 @@ from hfft.demonstrations import ASSETS, write_digits
 SCRIPT = str(Path(__file__).parents[2] / "examples" / "case_studies" / "caltech101.py")
 COUNTS = (2, 6)
 
-pytestmark = pytest.mark.document
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,6 +47,7 @@ def study(folder: Path, tmp_path_factory: pytest.TempPathFactory):
     return output
 
 
+@pytest.mark.document
 def test_the_table_holds_every_run(study: Path):
     rows = json.loads((study / "results.json").read_text())
     assert [(row["strategy"], row["per_class"]) for row in rows] == [

@@ -228,4 +228,4 @@ def test_options_that_the_optimizer_does_not_have_are_an_error():
 def test_optimizers_of_torch_and_transformers_are_found_without_timm():
     """It takes 40 MB of memory, and trackers with it."""
     made = 'hfft.FineTuningArguments(use_cpu=True), hfft.layerwise_optimizer("adamw", lr=1e-3)'
-    assert call(exec, f"import sys, hfft; {made}; assert 'timm' not in sys.modules") == 0
+    assert call(exec, f"import sys, hfft; {made}; assert 'timm' not in sys.modules", {}) == 0
