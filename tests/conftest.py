@@ -194,6 +194,19 @@ def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
+def garbage_collected_as_before(own: bool) -> Iterator[None]:
+    """Check that what a program has taken out of the garbage collector, if it has, stays so, and nothing else does."""
+    gc.unfreeze()
+    try:
+        if own:
+            gc.freeze()
+        yield
+        assert (gc.get_freeze_count() > 10_000) == own
+    finally:
+        gc.freeze()  # as the tests found it
+
+
+@contextmanager
 def counted_features() -> Iterator[list[int]]:
     """Note of how many examples features are computed, each time."""
     from hfft.features import of_split

@@ -17,11 +17,11 @@ from subprocess import CompletedProcess
 from typing import Any
 
 
-def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """Start a process that calls a function."""
+def start(target: Callable[..., None], *arguments: Any, environment: Mapping[str, str] = os.environ) -> BaseProcess:
+    """Start a process that calls a function; libraries have read the tests' environment when they were imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hfft.finetuning"])
-    process = context.Process(target=_call, args=(dict(os.environ), target, *arguments))
+    process = context.Process(target=_call, args=(dict(environment), target, *arguments))
     process.start()
     return process
 
@@ -37,9 +37,9 @@ def _call(environment: dict[str, str], target: Callable[..., None], *arguments: 
     target(*arguments)
 
 
-def call(target: Callable[..., None], *arguments: Any) -> int:
+def call(target: Callable[..., None], *arguments: Any, environment: Mapping[str, str] = os.environ) -> int:
     """Call a function in a process of its own; return the exit code."""
-    process = start(target, *arguments)
+    process = start(target, *arguments, environment=environment)
     process.join(timeout=240)
     code = process.exitcode
     process.kill()
@@ -60,25 +60,22 @@ def run_hfft(
         argv: its arguments.
         folder: where it is run.
         sites: paths of packages that are installed for it.
-        environment: what it finds there; what libraries read of it when they are imported is that of the tests.
+        environment: what it finds there.
         module: whose function ``main`` takes the arguments.
     """
     said = (folder / "stdout.log", folder / "stderr.log")
     for path in said:
         path.touch()
-    code = call(_run_main, module, [*map(str, argv)], folder, [*map(str, sites)], dict(environment), said)
+    words, paths = [*map(str, argv)], [*map(str, sites)]
+    code = call(_run_main, module, words, folder, paths, said, environment=environment)
     stdout, stderr = (path.read_text("utf-8") for path in said)
     for path in said:
         path.unlink()
     return CompletedProcess(argv, code, stdout, stderr)
 
 
-def _run_main(
-    module: str, argv: list[str], folder: Path, sites: list[str], environment: dict[str, str], said: tuple[Path, Path]
-) -> None:
+def _run_main(module: str, argv: list[str], folder: Path, sites: list[str], said: tuple[Path, Path]) -> None:
     os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
     sys.path[:0] = sites
     for descriptor, path in enumerate(said, start=1):
         with path.open("w") as file:
@@ -91,24 +88,29 @@ def _run_main(
 
 def run_ranks(ranks: int, target: Callable[..., None], *arguments: Any) -> None:
     """Call a function in so many processes, in the environment that ``torchrun`` would start them in."""
-    shared = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+    size, port = str(ranks), str(free_port())
+    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     processes = [
-        start(_run_rank, {**shared, "RANK": rank, "LOCAL_RANK": rank}, target, arguments) for rank in range(ranks)
+        start(_run_rank, target, arguments, environment={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in map(str, range(ranks))
     ]
     try:
         while running := [process.sentinel for process in processes if process.exitcode is None]:
             assert wait(running, timeout=600), "they wait for each other"
-            failed = [process.exitcode for process in processes if process.exitcode]
-            assert not failed, failed  # the others would wait for it
+            _assert_none_failed(processes)  # the others would wait for it
+        _assert_none_failed(processes)
     finally:
         for process in processes:
             process.kill()
 
 
-def _run_rank(environment: Mapping[str, int | str], target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _assert_none_failed(processes: Sequence[BaseProcess]) -> None:
+    assert not any(process.exitcode for process in processes), [process.exitcode for process in processes]
+
+
+def _run_rank(target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     import torch
 
-    os.environ.update({name: str(value) for name, value in environment.items()})
     torch.set_num_threads(1)
     target(*arguments)
     if torch.distributed.is_initialized():

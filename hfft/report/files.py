@@ -100,27 +100,24 @@ def _templates(autoescape: bool) -> Environment:
 
 
 def _render(template: str, record: RunRecord, *, autoescape: bool) -> str:
-    return (
-        _templates(autoescape)
-        .get_template(template)
-        .render(
-            record=record,
-            view=view_of(record),
-            rows=record.rows(),
-            solved_head=SOLVED_HEAD if any(row["probe"] is not None for row in record.rows()) else None,
-            title=_title(record),
-            target=record.target,
-            counted=list(next(iter(record.counts.values()))),
-            model_name=last_part(record.settings.get("model")),
-            data_name=_data_name(record),
-            findings=record.data_report.get("findings"),
-            notes=_notes(record),
-            recipe=_recipe(record.settings),
-            placeholder=PLACEHOLDER,
-            epochs=_epochs(record.history),
-            run_yaml=yaml.safe_dump(record.settings, sort_keys=False, allow_unicode=True),
-            evidence=record.evidence,
-        )
+    made = _templates(autoescape).get_template(template)
+    return made.render(
+        record=record,
+        view=view_of(record),
+        rows=record.rows(),
+        solved_head=SOLVED_HEAD if any(row["probe"] is not None for row in record.rows()) else None,
+        title=_title(record),
+        target=record.target,
+        counted=list(next(iter(record.counts.values()))),
+        model_name=last_part(record.settings.get("model")),
+        data_name=_data_name(record),
+        findings=record.data_report.get("findings"),
+        notes=_notes(record),
+        recipe=_recipe(record.settings),
+        placeholder=PLACEHOLDER,
+        epochs=_epochs(record.history),
+        run_yaml=yaml.safe_dump(record.settings, sort_keys=False, allow_unicode=True),
+        evidence=record.evidence,
     )
 
 

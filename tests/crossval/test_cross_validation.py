@@ -19,7 +19,7 @@ from hfft.crossval import running as cross_validation
 from hfft.evaluation.intervals import nadeau_bengio_interval
 from hfft.features import start
 from hfft.trainer import FineTuningTrainer
-from tests.conftest import counted_features, make_sentences, write_csv
+from tests.conftest import counted_features, garbage_collected_as_before, make_sentences, write_csv
 
 ROWS = 30
 
@@ -111,15 +111,9 @@ def test_no_example_goes_twice_through_a_trunk_that_does_not_change(settings, pr
 def test_what_a_program_has_set_aside_stays_aside(settings, tmp_path, own, monkeypatch):
     counts, run = [], cross_validation._run_fold
     monkeypatch.setattr(cross_validation, "_run_fold", lambda *args: [run(*args), counts.append(gc.get_freeze_count())])
-    gc.unfreeze()
-    try:
-        if own:
-            gc.freeze()
+    with garbage_collected_as_before(own):
         hfft.cross_validate(**settings, output_dir=str(tmp_path / "out"), folds=2)
-        assert min(counts) > 10_000
-        assert (gc.get_freeze_count() > 10_000) == own
-    finally:
-        gc.freeze()  # as the tests found it
+    assert min(counts) > 10_000
 
 
 def test_a_number_is_answered_in_its_unit_from_kept_features(settings, predicted, tmp_path):

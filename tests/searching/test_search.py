@@ -19,7 +19,7 @@ from hfft.running.preparing import Preparation
 from hfft.searching import attempt, cases, running
 from hfft.searching.attempt import Objective, Part
 from hfft.searching.space import grid_of, read_space
-from tests.conftest import counted_features, make_sentences, write_csv
+from tests.conftest import counted_features, garbage_collected_as_before, make_sentences, write_csv
 
 pytest.importorskip("optuna")
 
@@ -180,15 +180,9 @@ def test_a_run_that_is_no_search_is_not_replaced_by_resuming(settings, tmp_path)
 def test_what_a_program_has_set_aside_stays_aside(settings, tmp_path, own, monkeypatch):
     counts, real = [], running.attempt
     monkeypatch.setattr(running, "attempt", lambda *args: (counts.append(gc.get_freeze_count()), real(*args))[1])
-    gc.unfreeze()
-    try:
-        if own:
-            gc.freeze()
+    with garbage_collected_as_before(own):
         hfft.search(**settings, output_dir=str(tmp_path / "out"), trials=1)
-        assert min(counts) > 10_000
-        assert (gc.get_freeze_count() > 10_000) == own
-    finally:
-        gc.freeze()  # as the tests found it
+    assert min(counts) > 10_000
 
 
 def test_no_trial_depends_on_the_test_split(result, settings, tmp_path):
