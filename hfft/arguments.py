@@ -25,6 +25,7 @@ PROBLEM_TYPES = (
 )
 
 
+CROP_MODES = ("center", "squash")
 _RATES = ("dropout", "drop_path_rate", "patch_drop_rate")
 
 
@@ -74,6 +75,20 @@ class ModelArguments:
             "(default: the checkpoint's own)."
         },
     )
+    crop_pct: float | None = field(
+        default=None,
+        metadata={
+            "help": "Side of what the model reads, as a share of the side that a picture is resized to: 1 cuts nothing "
+            "off the shorter side (default: the checkpoint's own)."
+        },
+    )
+    crop_mode: str | None = field(
+        default=None,
+        metadata={
+            "help": "How a picture is resized for that: center (in its proportions, and the middle is read) or squash "
+            "(to a square; with crop_pct 1 the model sees all of it) (default: the checkpoint's own)."
+        },
+    )
     max_length: int | None = field(
         default=None,
         metadata={"help": "Tokens after which a text is cut (default: what the model reads, at most 512)."},
@@ -84,8 +99,15 @@ class ModelArguments:
         require_range(self, "image_size", low=8, high=4096)
         if self.image_size is not None and not isinstance(self.image_size, int):
             raise UserError(f"image_size must be a whole number of pixels, got {self.image_size!r}.")
+        require_range(self, "crop_pct", low=0.1, high=1)
+        if self.crop_mode is not None:
+            require_choice(self, "crop_mode", CROP_MODES)
         for name in _RATES:
             require_range(self, name, low=0, high=1, high_included=False)
+
+    def about_pictures(self) -> list[str]:
+        """Return the names of those that were given and change what is read of a picture."""
+        return [name for name in ("image_size", "crop_pct", "crop_mode") if getattr(self, name) is not None]
 
     def rates(self) -> dict[str, float]:
         """Return the rates that were given and make a difference in training alone, by name."""

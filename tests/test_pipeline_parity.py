@@ -28,7 +28,13 @@ RUNS: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "timm CNN, larger": ("tiny_timm", {"image_size": 48, "dropout": 0.2, "drop_path_rate": 0.1}, 48),
     "timm CNN, smaller, solved": ("tiny_timm", {"image_size": 24, "strategy": "linear-probe"}, 24),
     "timm ViT, smaller": ("tiny_timm_vit", {"image_size": 64, "dropout": 0.1, "drop_path_rate": 0.2}, 64),
+    "timm CNN, whole pictures, solved": (
+        "tiny_timm",
+        {"crop_pct": 1.0, "crop_mode": "squash", "strategy": "linear-probe"},
+        32,
+    ),
     "ViT": ("tiny_vit", {}, 32),
+    "ViT, cropped": ("tiny_vit", {"crop_pct": 0.7, "crop_mode": "center"}, 32),
     "ViT, larger": ("tiny_vit", {"image_size": 48, "dropout": 0.2, "calibration": "temperature"}, 48),
     "BERT": ("tiny_bert", {}, None),
     "BERT, mean, dropout": ("tiny_bert", {"pooling": "mean", "dropout": 0.3}, None),

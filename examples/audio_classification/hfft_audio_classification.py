@@ -153,8 +153,9 @@ class AudioClassification(Task):
         """Load model and feature extractor."""
         from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-        if arguments.image_size is not None or arguments.max_length is not None:
-            raise UserError("image_size and max_length have no place in audio classification. Leave them out.")
+        given = arguments.about_pictures() + (["max_length"] if arguments.max_length is not None else [])
+        if given:
+            raise UserError(f"{given[0]} has no place in audio classification. Leave it out.")
         with reading(f"'{arguments.model}' has no usable feature extractor"):
             extractor = AutoFeatureExtractor.from_pretrained(
                 arguments.model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code

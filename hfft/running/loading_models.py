@@ -55,9 +55,9 @@ def keep_needed_architecture(arguments: ModelArguments, args: FineTuningArgument
         told = _keep_architecture(arguments, "which FSDP and ZeRO stage 3 leave in parts")
     if args.keep_adapter:
         told = _keep_architecture(arguments, "and adapters by themselves are for the base model as it is")
-        if arguments.image_size is not None:
+        if given := arguments.about_pictures():
             raise UserError(
-                "image_size changes what the model reads, and adapters by themselves are for the base model as it is: "
+                f"{given[0]} changes what the model reads, and adapters by themselves are for the base model as it is: "
                 "leave out keep_adapter."
             )
     return told if asked == AUTO and args.starts_solved else None

@@ -23,8 +23,8 @@ _CHECKPOINT_DEPENDS_ON = frozenset(
             "layer_patterns",
         ),
         *("lr_multipliers", "lr_scheduler_type", "max_length", "per_device_train_batch_size"),
-        *("gradient_accumulation_steps", "optim", "weight_decay", "image_size", "dropout", "drop_path_rate"),
-        "patch_drop_rate",
+        *("gradient_accumulation_steps", "optim", "weight_decay", "image_size", "crop_pct", "crop_mode"),
+        *("dropout", "drop_path_rate", "patch_drop_rate"),
         *("lora_rank", "lora_alpha", "lora_dropout", "lora_plus_ratio"),
         *("adapter_config", "adapter_targets", "adapter_layers", "load_in_4bit"),
     }

@@ -47,6 +47,12 @@ def processor_transform(processor: Any) -> Transform:
     return transform
 
 
+def made_size(processor: Any) -> tuple[int, int]:
+    """Return height and width of what a processor makes of a picture."""
+    height, width = processor_transform(processor)(noise(331, 297)).shape[-2:]
+    return int(height), int(width)
+
+
 def processor_stages(processor: Any) -> tuple[Cutter, Transform] | None:
     """Divide :func:`processor_transform` into what ends in 8-bit pixels, (height, width, 3), and the rest.
 

@@ -16,7 +16,7 @@ from torch import nn
 from hfft.errors import UserError
 from hfft.hardware.launching import is_zero3
 
-from .preprocessing import noise, processor_transform
+from .preprocessing import made_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,14 +59,14 @@ def resized_processor(processor: Any, size: int) -> Any:
     if settings is not None:
         return type(processor)(_resized_settings(settings, size), architecture=getattr(processor, "architecture", None))
     settings = processor.to_dict()
-    factor = size / min(_made_size(processor))
+    factor = size / min(made_size(processor))
     crops = bool(settings.get("do_center_crop") and settings.get("crop_size"))
     last = "crop_size" if crops else "size"
     settings[last] = dict.fromkeys(dict(settings[last]), size)
     if crops:
         settings["size"] = {name: round(side * factor) for name, side in dict(settings["size"]).items()}
     resized = type(processor).from_dict(settings)
-    made = _made_size(resized)
+    made = made_size(resized)
     if made != (size, size):
         raise UserError(
             f"image_size: a {type(processor).__name__} set to {size} pixels makes {made[0]} x {made[1]} of a picture. "
@@ -163,12 +163,6 @@ def _interpolated(model: Any, name: str, shape: torch.Size, size: int) -> torch.
             with torch.no_grad():
                 return owner.interpolate_pos_encoding(tokens, size, size).reshape(shape).clone()
     raise ValueError(f"{name} depends on the size, and cannot be resized")
-
-
-def _made_size(processor: Any) -> tuple[int, int]:
-    """Return height and width of what a processor makes of a picture."""
-    height, width = processor_transform(processor)(noise(331, 297)).shape[-2:]
-    return int(height), int(width)
 
 
 def _first_line(error: BaseException) -> str:

@@ -68,7 +68,7 @@ class ImageClassification(Task):
     def load(
         self, arguments: ModelArguments, config: PretrainedConfig, target: Target | None
     ) -> tuple[PreTrainedModel, Any]:
-        """Load model and image processor, of another size where ``image_size`` says so."""
+        """Load model and image processor, of another size and crop where the arguments say so."""
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
         with reading(f"'{arguments.model}' has no image preprocessing"):
@@ -76,13 +76,19 @@ class ImageClassification(Task):
                 arguments.model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code
             )
         model = load_classifier(AutoModelForImageClassification, arguments, config, target)
-        if arguments.image_size is None:
-            return model, processor
-        from .resizing import resized_model, resized_processor
+        if arguments.image_size is not None:
+            from .resizing import resized_model, resized_processor
 
-        with reading(f"the image preprocessing of '{arguments.model}' has no other size"):
-            processor = resized_processor(processor, arguments.image_size)
-        return resized_model(model, arguments.image_size), processor
+            with reading(f"the image preprocessing of '{arguments.model}' has no other size"):
+                processor = resized_processor(processor, arguments.image_size)
+            model = resized_model(model, arguments.image_size)
+        if arguments.crop_pct is not None or arguments.crop_mode is not None:
+            from .cropping import cropped_processor, keep_crop
+
+            with reading(f"the image preprocessing of '{arguments.model}' has no other crop"):
+                processor = cropped_processor(processor, arguments.crop_pct, arguments.crop_mode)
+            keep_crop(model, processor)
+        return model, processor
 
     def architecture(self, arguments: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:
         """Build the model of the configuration, and for another size with random weights: they are tried out."""

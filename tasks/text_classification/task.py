@@ -69,8 +69,8 @@ class TextClassification(Task):
         """Load model and tokenizer; ``max_length`` becomes the tokenizer's own, so that it is saved with it."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        if arguments.image_size is not None:
-            raise UserError("image_size has no place in text classification. Leave it out.")
+        if given := arguments.about_pictures():
+            raise UserError(f"{given[0]} has no place in text classification. Leave it out.")
         with reading(f"'{arguments.model}' has no usable tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(
                 arguments.model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code

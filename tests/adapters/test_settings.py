@@ -110,6 +110,7 @@ def test_the_command_line_refuses_in_one_message(tiny_bert: Path, text_folder: P
         (["--strategy", "lora", "--adapter_targets", "qery"], "nothing that matches qery"),
         (["--strategy", "lora", "--keep_adapter", "true", "--pooling", "mean"], "pooling mean is folded into"),
         (["--strategy", "lora", "--keep_adapter", "true", "--image_size", "64"], "image_size changes what the model"),
+        (["--strategy", "lora", "--keep_adapter", "true", "--crop_pct", "1"], "crop_pct changes what the model"),
         (["--strategy", "peft", "--adapter_config", '{"peft_type": "LILY"}'], "LILY adapters do not fit the model"),
         (["--strategy", "lor"], "Did you mean 'lora'?"),
     ):
