@@ -86,7 +86,8 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "How a picture is resized for that: center (in its proportions, and the middle is read) or squash "
-            "(to a square; with crop_pct 1 the model sees all of it) (default: the checkpoint's own)."
+            "(to the proportions of what is read; with crop_pct 1 the model sees all of it) (default: the checkpoint's "
+            "own)."
         },
     )
     max_length: int | None = field(

@@ -171,7 +171,8 @@ class Task(ABC):
     ) -> tuple[PreTrainedModel, Any]:
         """Load model (float32, a fresh head for ``target``) and processor.
 
-        With ``target=None`` the checkpoint is loaded as it is, for evaluation and prediction.
+        With ``target=None`` the checkpoint is loaded as it is, for evaluation and prediction. Arguments that mean
+        nothing to the task are to be refused here: ``max_length``, and what ``arguments.about_pictures()`` names.
         Raises :class:`UserError` where the checkpoint is not complete.
         """
 

@@ -119,6 +119,12 @@ def test_the_artefact_says_its_size(runs):
     assert cnn["pretrained_cfg"]["input_size"] == [3, 48, 48]
     assert cnn["pretrained_cfg"]["crop_pct"] == 0.875
     assert "img_size" not in cnn["model_args"]
+    whole = config("timm CNN, whole pictures, solved")["pretrained_cfg"]
+    assert (whole["crop_pct"], whole["crop_mode"]) == (1, "squash")
+    cropped = config("ViT, cropped", "preprocessor_config.json")
+    assert cropped["size"] == {"shortest_edge": 45}
+    assert cropped["do_center_crop"]
+    assert cropped["crop_size"] == {"height": 32, "width": 32}
     vit = config("timm ViT, smaller")
     assert vit["pretrained_cfg"]["input_size"] == [3, 64, 64]
     assert vit["model_args"]["img_size"] == 64
@@ -128,7 +134,7 @@ def test_the_artefact_says_its_size(runs):
     assert weights["vit.embeddings.position_embeddings"].shape == (1, 6 * 6 + 1, 32)
 
 
-@pytest.mark.parametrize("name", ["timm CNN, larger", "timm ViT, smaller", "ViT, larger"])
+@pytest.mark.parametrize("name", ["timm CNN, larger", "timm ViT, smaller", "ViT, larger", "ViT, cropped"])
 def test_run_yaml_makes_the_same_run_of_that_size_again(runs, name: str, tmp_path: Path):
     settings = yaml.safe_load((Path(runs[name].output_dir) / "run.yaml").read_text())
     assert {n: settings[n] for n in RUNS[name][1]} == RUNS[name][1]

@@ -69,7 +69,8 @@ def _input_size(arguments: ModelArguments) -> int | None:
         timm = (settings.get("pretrained_cfg") or {}).get("input_size")
         if timm:
             return int(min(timm[1:]))
-        for key in ("crop_size", "size", "image_size"):
+        crops = settings.get("do_center_crop", True)
+        for key in (*(["crop_size"] if crops else []), "size", "image_size"):
             size = settings.get(key)
             sides = [s for s in (size.values() if isinstance(size, dict) else [size]) if isinstance(s, int)]
             if sides:

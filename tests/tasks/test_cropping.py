@@ -20,6 +20,9 @@ from transformers import (
     CLIPImageProcessor,
     ConvNextImageProcessor,
     LevitImageProcessor,
+    PerceiverImageProcessor,
+    PoolFormerImageProcessor,
+    Siglip2ImageProcessor,
     ViTImageProcessor,
 )
 
@@ -80,6 +83,7 @@ def test_convnext_has_a_share_of_its_own(crop_pct: float, picture):
 def test_a_timm_model_tells_its_crop_to_those_who_load_it(crop_pct, crop_mode, tiny_timm: Path, tmp_path, picture):
     model, processor = load(tiny_timm, crop_pct=crop_pct, crop_mode=crop_mode)
     model.save_pretrained(tmp_path)
+    assert model.config.pretrained_cfg["test_crop_pct"] == crop_pct
     again = AutoImageProcessor.from_pretrained(tmp_path)
     assert torch.equal(read(again, picture), read(processor, picture))
     mean, std = (torch.tensor(again.data_config[key])[:, None, None] for key in ("mean", "std"))
@@ -118,6 +122,59 @@ def test_a_processor_that_crops_in_its_own_way_is_refused_unless_it_does_what_wa
         cropped_processor(levit, 1, "center")  # it resizes to 8/7 of what it is told
     found = read(cropped_processor(levit, 1, "squash"), picture)
     torch.testing.assert_close(found, reference(picture, 1, "squash"), atol=2 / 255, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        LevitImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, **PLAIN),
+        PerceiverImageProcessor(size={"height": SIDE, "width": SIDE}, crop_size={"height": 36, "width": 36}, **PLAIN),
+        ConvNextImageProcessor(size={"shortest_edge": 384}, **PLAIN),  # from 384 on it squashes
+    ],
+)
+@pytest.mark.parametrize("given", [(1, None), (None, "squash")])
+def test_what_a_processor_does_by_itself_is_not_guessed(processor: Any, given: tuple[Any, Any]):
+    with pytest.raises(
+        UserError, match="crops in a way of its own here: give both, crop_pct and crop_mode, or neither"
+    ):
+        cropped_processor(processor, *given)
+
+
+def test_poolformer_has_a_share_of_its_own(picture):
+    processor = PoolFormerImageProcessor(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, **PLAIN
+    )
+    assert torch.equal(read(cropped_processor(processor, None, "center"), picture), read(processor, picture))
+
+
+def test_borders_that_timm_fills_in_are_left_for_a_crop_that_is_named_whole(tiny_timm: Path):
+    _, processor = load(tiny_timm)
+    bordered = type(processor)({**processor.data_config, "crop_mode": "border"})
+    with pytest.raises(UserError, match="give both"):
+        cropped_processor(bordered, 1, None)
+    assert cropped_processor(bordered, 1, "squash").data_config["crop_mode"] == "squash"
+
+
+def test_timm_crops_oblong_inputs(tiny_timm: Path):
+    _, processor = load(tiny_timm)
+    oblong = type(processor)({**processor.data_config, "input_size": (3, 64, 48)})
+    assert cropped_processor(oblong, 1, None).data_config["crop_pct"] == 1
+    assert cropped_processor(oblong, None, "squash").data_config["crop_mode"] == "squash"
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [ViTImageProcessor(do_resize=False), ViTImageProcessor(size={"shortest_edge": SIDE}), Siglip2ImageProcessor()],
+)
+def test_a_processor_without_a_fixed_size_is_refused(processor: Any):
+    with pytest.raises(UserError, match="makes no pictures of a fixed size"):
+        cropped_processor(processor, 1, "squash")
+
+
+def test_own_shares_are_not_rounded_away(picture):
+    crop = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
+    processor = ViTImageProcessor(size={"height": 400, "width": 400}, **crop, **PLAIN)
+    assert dict(cropped_processor(processor, None, "center").size)["shortest_edge"] == 400
 
 
 def test_kept_pixels_are_those_of_the_crop(tiny_timm: Path):
