@@ -7,7 +7,6 @@ off whatever the share, ``squash`` does not. Training views with random crops ar
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from PIL import Image
 
 from hfft.errors import UserError
 
-from .preprocessing import made_size, processor_transform
+from .preprocessing import made_size, processor_transform, with_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,14 +39,15 @@ def cropped_processor(processor: Any, crop_pct: float | None, crop_mode: str | N
 
     if _seen(processor, size) is None:
         raise UserError(f"crop_pct and crop_mode: a {kind} makes no pictures of a fixed size. Leave them out.")
-    own = _own_crop(processor)
-    if (crop_pct is None or crop_mode is None) and (own is None or not does(processor, *own)):
-        raise UserError(f"A {kind} crops in a way of its own here: give both, crop_pct and crop_mode, or neither.")
-    crop_pct, crop_mode = crop_pct or own[0], crop_mode or own[1]
+    if crop_pct is None or crop_mode is None:
+        own = _own_crop(processor)
+        if own is None or not does(processor, *own):
+            raise UserError(f"A {kind} crops in a way of its own here: give both, crop_pct and crop_mode, or neither.")
+        crop_pct, crop_mode = crop_pct or own[0], crop_mode or own[1]
     reason = None
     for settings in _candidates(processor, size, crop_pct, crop_mode):
         try:
-            candidate = _with(processor, settings)
+            candidate = with_settings(processor, settings)
             if does(candidate, crop_pct, crop_mode):
                 return candidate
         except Exception as error:  # a processor may refuse settings that others take
@@ -67,7 +67,7 @@ def keep_crop(model: PreTrainedModel, processor: Any) -> None:
         model.config.pretrained_cfg = {**(getattr(model.config, "pretrained_cfg", None) or {}), **kept}
 
 
-def _own_crop(processor: Any) -> Any:
+def _own_crop(processor: Any) -> tuple[float, str] | None:
     """Return share and mode as the settings tell them, ``None`` where they tell nothing."""
     settings = getattr(processor, "data_config", None)
     if settings is not None:
@@ -104,13 +104,6 @@ def _candidates(processor: Any, size: tuple[int, int], crop_pct: float, crop_mod
 
 def _enlarged(side: int, crop_pct: float) -> int:
     return math.floor(side / crop_pct + 1e-6)  # as timm rounds; 224 / (224 / 400) is 399.99...
-
-
-def _with(processor: Any, settings: dict[str, Any]) -> Any:
-    if hasattr(processor, "data_config"):
-        changed = {**processor.data_config, **settings}
-        return type(processor)(changed, architecture=getattr(processor, "architecture", None))
-    return type(processor).from_dict({**copy.deepcopy(processor.to_dict()), "do_resize": True, **settings})
 
 
 def _expected(size: tuple[int, int], crop_pct: float, crop_mode: str) -> list[float]:

@@ -47,6 +47,14 @@ def processor_transform(processor: Any) -> Transform:
     return transform
 
 
+def with_settings(processor: Any, settings: dict[str, Any]) -> Any:
+    """Return a processor with other settings: fields of ``data_config`` for timm's, of ``to_dict()`` for others."""
+    own = getattr(processor, "data_config", None)
+    if own is not None:
+        return type(processor)({**own, **settings}, architecture=getattr(processor, "architecture", None))
+    return type(processor).from_dict({**processor.to_dict(), **settings})
+
+
 def made_size(processor: Any) -> tuple[int, int]:
     """Return height and width of what a processor makes of a picture."""
     height, width = processor_transform(processor)(noise(331, 297)).shape[-2:]

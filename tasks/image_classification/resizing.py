@@ -16,7 +16,7 @@ from torch import nn
 from hfft.errors import UserError
 from hfft.hardware.launching import is_zero3
 
-from .preprocessing import made_size
+from .preprocessing import made_size, with_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,7 +46,7 @@ def resized_model(model: PreTrainedModel, size: int) -> PreTrainedModel:
         if _problem(model, size) is not None:
             raise refusal
     if _is_timm(model):
-        model.config.pretrained_cfg = _resized_settings(getattr(model.config, "pretrained_cfg", None) or {}, size)
+        model.config.pretrained_cfg = {**(getattr(model.config, "pretrained_cfg", None) or {}), **_timm_size(size)}
     return model
 
 
@@ -55,17 +55,16 @@ def resized_processor(processor: Any, size: int) -> Any:
 
     Raises :class:`UserError` for one that makes no pictures of a fixed size.
     """
-    settings = getattr(processor, "data_config", None)
-    if settings is not None:
-        return type(processor)(_resized_settings(settings, size), architecture=getattr(processor, "architecture", None))
+    if hasattr(processor, "data_config"):
+        return with_settings(processor, _timm_size(size))
     settings = processor.to_dict()
     factor = size / min(made_size(processor))
     crops = bool(settings.get("do_center_crop") and settings.get("crop_size"))
     last = "crop_size" if crops else "size"
-    settings[last] = dict.fromkeys(dict(settings[last]), size)
+    changed = {last: dict.fromkeys(dict(settings[last]), size)}
     if crops:
-        settings["size"] = {name: round(side * factor) for name, side in dict(settings["size"]).items()}
-    resized = type(processor).from_dict(settings)
+        changed["size"] = {name: round(side * factor) for name, side in dict(settings["size"]).items()}
+    resized = with_settings(processor, changed)
     made = made_size(resized)
     if made != (size, size):
         raise UserError(
@@ -79,8 +78,8 @@ def _is_timm(model: Any) -> bool:
     return bool(model.config.model_type == _TIMM)
 
 
-def _resized_settings(settings: dict[str, Any], size: int) -> dict[str, Any]:
-    return {**settings, "input_size": [3, size, size]}
+def _timm_size(size: int) -> dict[str, Any]:
+    return {"input_size": [3, size, size]}
 
 
 def _require_whole_patches(model: Any, size: int) -> None:

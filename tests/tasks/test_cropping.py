@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,10 @@ from transformers import (
     ViTImageProcessor,
 )
 
+import hfft
 from hfft import ModelArguments, UserError
 from hfft.targets import SingleLabel
+from tests.conftest import write_picture
 
 SIDE = 32
 PLAIN = {"do_normalize": False, "resample": Image.Resampling.BILINEAR}
@@ -171,7 +175,7 @@ def test_a_processor_without_a_fixed_size_is_refused(processor: Any):
         cropped_processor(processor, 1, "squash")
 
 
-def test_own_shares_are_not_rounded_away(picture):
+def test_own_shares_are_not_rounded_away():
     crop = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
     processor = ViTImageProcessor(size={"height": 400, "width": 400}, **crop, **PLAIN)
     assert dict(cropped_processor(processor, None, "center").size)["shortest_edge"] == 400
@@ -183,6 +187,22 @@ def test_kept_pixels_are_those_of_the_crop(tiny_timm: Path):
     keys = [task.encoder(load(tiny_timm, **crop)[1], training=False).key for crop in crops]
     assert None not in keys
     assert len(set(keys)) == len(crops)
+
+
+def test_check_reads_no_crop_that_is_not_made(tiny_vit: Path, tmp_path: Path):
+    model, data, generator = tmp_path / "model", tmp_path / "data", np.random.default_rng(0)
+    shutil.copytree(tiny_vit, model)
+    for index in range(12):
+        write_picture(data / "ab"[index % 2] / f"{index}.png", (90, 9, 9), generator, 24)
+    settings = json.loads((model / "preprocessor_config.json").read_text())
+    told = []
+    for crops in (True, False):
+        changed = {**settings, "crop_size": {"height": 128, "width": 128}, "do_center_crop": crops}
+        (model / "preprocessor_config.json").write_text(json.dumps(changed))
+        findings = hfft.check(str(data), model=str(model)).findings.items
+        told.append([found.check for found in findings if "pixels that the model reads" in found.message])
+    assert set(told[0]) == {"image size"}
+    assert told[1] == []
 
 
 @pytest.mark.parametrize(
@@ -199,8 +219,8 @@ def test_crops_that_cannot_be_meant_are_refused(options: dict[str, Any], message
         ModelArguments(**options)
 
 
-@pytest.mark.parametrize("name", ["crop_pct", "crop_mode"])
-def test_texts_have_no_crop(tiny_bert: Path, name: str):
-    arguments = ModelArguments(model=str(tiny_bert), **{name: {"crop_pct": 1, "crop_mode": "center"}[name]})
+@pytest.mark.parametrize(("name", "value"), [("crop_pct", 1), ("crop_mode", "center")])
+def test_texts_have_no_crop(tiny_bert: Path, name: str, value: Any):
+    arguments = ModelArguments(model=str(tiny_bert), **{name: value})
     with pytest.raises(UserError, match=f"{name} has no place in text classification"):
         TextClassification().load(arguments, AutoConfig.from_pretrained(tiny_bert), SingleLabel(["a", "b"]))
