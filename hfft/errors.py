@@ -17,6 +17,10 @@ class ProcessError(UserError):
     """What one process of several may have met alone: each says it for itself."""
 
 
+class UnsolvableHeadError(UserError):
+    """The head of a model is no linear layer on one vector for each example, so there is none to be solved."""
+
+
 class RunInterrupted(KeyboardInterrupt):
     """A run was interrupted after a checkpoint had been written: ``checkpoint`` is its path."""
 

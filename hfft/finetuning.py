@@ -23,6 +23,7 @@ from hfft.run_folder import ADAPTER_FOLDER, TRAIN_RUNTIME
 from hfft.running import output
 from hfft.running.assembling import make_trainer
 from hfft.running.baselines import held_out_logits, probe_test
+from hfft.running.deciding import decide, solved_answers
 from hfft.running.finishing import finish_model
 from hfft.running.gathering import (
     distances,
@@ -117,6 +118,7 @@ def fine_tune(
     seconds = time.perf_counter() - begun
     probed = probe_test(prepared, start) if trains else None
     held_out = held_out_logits(prepared, start, part)
+    solved = solved_answers(prepared, start)
     prepared.adapt()
     for note in prepared.notes:
         record.notes.append(note)
@@ -133,16 +135,18 @@ def fine_tune(
     begun = time.perf_counter()
     adapter = train(trainer, record, checkpoint, prepared.whole) if trains else None
     seconds = from_first_process(seconds + time.perf_counter() - begun)
+    decided, told = decide(trainer, prepared, start, solved)
+    note_down(record.notes, told, console)
     if trains:
         record.distances = distances(trainer, prepared)
         for told in trainer.guard_notes():
             note_down(record.notes, told, console)
     with computing(SMALLER_BATCHES):
-        settled = finish_model(trainer, prepared, record, part)
+        settled = finish_model(trainer, prepared, record, part, solved if decided else None)
     _save(trainer, prepared, adapter, folder)
 
     with computing(SMALLER_BATCHES):
-        evaluate_run(trainer, prepared, record, settled, probed, held_out)
+        evaluate_run(trainer, prepared, record, settled, probed, held_out, solved if decided else None)
     record.metrics[TRAIN_RUNTIME] = seconds
     if trainer.is_world_process_zero():
         _write_results(folder, record, prepared, start)

@@ -23,6 +23,8 @@ class Strategy:
         head_scale: what the logits of a solved head are multiplied by before the training, a power of two. The smaller
             they are, the less a head that answers all training examples keeps from the layers below.
         trains: whether anything is trained after that.
+        cautious: whether the solved head ships, solved on the validation examples too, unless what was trained from it
+            is shown to be better on them; where no head can be solved, the training starts from one at random.
         space: what `hfft search` tries unless it is told: arguments with their ranges and lists, as in its file.
         adapter: fields of the PEFT configuration whose adapters are trained beside the trunk, which itself stays as it
             is; ``None`` trains the trunk.
@@ -36,6 +38,7 @@ class Strategy:
     solved_head: bool = False
     head_scale: float = 1.0
     trains: bool = True
+    cautious: bool = False
     adapter: Mapping[str, Any] | None = None
     rate: float = 1.0
     space: Mapping[str, Any] = field(default_factory=dict)
@@ -58,6 +61,15 @@ _HEADS: Mapping[str, Any] = {
 STRATEGIES = {
     strategy.name: strategy
     for strategy in (
+        Strategy(
+            "auto",
+            "a solved head first, then all layers; what was trained ships where it is shown to be better",
+            layerwise=True,
+            solved_head=True,
+            head_scale=0.25,
+            cautious=True,
+            space={**_RATES, "pooling": ["model", "mean"]},
+        ),
         Strategy(
             "full",
             "all layers from the first step",
@@ -131,7 +143,7 @@ STRATEGIES = {
         ),
     )
 }
-DEFAULT_STRATEGY = "full"
+DEFAULT_STRATEGY = "auto"
 
 
 def list_strategies() -> list[str]:

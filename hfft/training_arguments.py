@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
+from hfft.hardware.launching import is_sharded
 from hfft.hardware.precision import BF16, FP16, resolve_precision
 from hfft.optim.factory import IN_TRANSFORMERS, require_known_optimizer
 from hfft.optim.schedules import SCHEDULES, require_known
@@ -45,17 +46,19 @@ class FineTuningArguments(TrainingArguments):
     strategy: str = field(
         default=DEFAULT_STRATEGY,
         metadata={
-            "help": "What is trained when: full (all layers from the first step), gradual (the head first, then layer "
-            "by layer from the top), linear-probe (the head alone, solved on the frozen trunk's features), lp-ft "
-            "(the same, and then all layers), or from the same head adapters beside frozen layers: lora, dora, ia3, or "
-            "peft (what adapter_config says)."
+            "help": "What is trained when: linear-probe (the head alone, solved on the frozen trunk's features), lp-ft "
+            "(the same, and then all layers), auto (the same, but where training is not shown to be better on the "
+            "validation split the solved head ships), full (all layers from the first step), gradual (the head first, "
+            "then layer by layer from the top), or from a solved head adapters beside frozen layers: lora, dora, ia3, "
+            "or peft (what adapter_config says)."
         },
     )
     head_start: str = field(
         default="auto",
         metadata={
             "help": "How the new head starts: solved (on the frozen trunk's features), random, or auto: solved but for "
-            "the strategy full. FineTuningTrainer alone starts from the head that the model has."
+            "the strategy full, and for auto where the model knows the classes or is sharded. FineTuningTrainer alone "
+            "starts from the head that the model has."
         },
     )
     head_solver: str = field(
@@ -346,7 +349,10 @@ class FineTuningArguments(TrainingArguments):
     @property
     def starts_solved(self) -> bool:
         """Whether the new head is solved before anything is trained."""
-        return load_strategy(self.strategy).solved_head if self.head_start == "auto" else self.head_start == "solved"
+        if self.head_start != "auto":
+            return self.head_start == "solved"
+        strategy = load_strategy(self.strategy)
+        return strategy.solved_head and not (strategy.cautious and is_sharded(self))  # no process could go back to it
 
     @property
     def uses_layerwise_rates(self) -> bool:

@@ -52,7 +52,7 @@ def test_train_evaluate_predict(tiny_bert: Path, text_folder: Path, tmp_path: Pa
     assert f"{metrics['test_accuracy']:.3f}" in text
     assert "majority class" in text
     assert str(out) in text
-    assert text.count("validation loss") == 12
+    assert text.count("validation loss ") == 13  # that of the start, and one for each epoch
     assert (
         main(
             [
@@ -261,9 +261,9 @@ def test_debug_shows_the_traceback(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("after_epochs", "code"), [(0, 130), (2, 75)])
+@pytest.mark.parametrize(("strategy", "after_epochs", "code"), [("full", 0, 130), ("auto", 0, 75), ("full", 2, 75)])
 def test_an_interrupt_keeps_the_checkpoint_and_says_how_to_go_on(
-    tiny_bert, text_folder, tmp_path: Path, capsys, monkeypatch, after_epochs, code
+    tiny_bert, text_folder, tmp_path: Path, capsys, monkeypatch, strategy, after_epochs, code
 ):
     original = FineTuningTrainer.training_step
 
@@ -273,7 +273,7 @@ def test_an_interrupt_keeps_the_checkpoint_and_says_how_to_go_on(
         return original(self, *args, **kwargs)
 
     flags = ["--num_train_epochs", "4", "--per_device_train_batch_size", "8", "--output_dir", str(tmp_path / "out")]
-    argv = ["train", "--model", str(tiny_bert), "--data", str(text_folder), *flags]
+    argv = ["train", "--model", str(tiny_bert), "--data", str(text_folder), "--strategy", strategy, *flags]
     with monkeypatch.context() as patch:
         patch.setattr(FineTuningTrainer, "training_step", training_step)
         assert main(argv) == code

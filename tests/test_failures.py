@@ -90,7 +90,7 @@ def test_a_folder_that_is_taken_away_is_an_error_in_a_sentence(settings, monkeyp
     monkeypatch.setattr(torch, "save", taken)
     with pytest.raises(UserError, match="checkpoint-2 cannot be written"):
         hfft.finetune(**settings, per_device_train_batch_size=8, save_strategy="steps", save_steps=2, eval_steps=2,
-                      eval_strategy="steps")  # fmt: skip
+                      eval_strategy="steps", strategy="full")  # fmt: skip
 
 
 def test_predicting_without_memory_says_what_helps(settings, monkeypatch):

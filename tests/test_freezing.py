@@ -113,6 +113,7 @@ def test_what_is_frozen_for_good_stays_bit_for_bit_with_its_statistics(tiny_timm
     settings = {
         "model": str(tiny_timm),
         "data": str(image_folder),
+        "strategy": "full",
         "num_train_epochs": 2,
         "learning_rate": 1e-2,
         "freeze_batch_norm": False,

@@ -19,7 +19,7 @@ from tests.conftest import COLOURS, save_timm_model, write_csv
 from tests.without_hfft import Pipelines
 
 QUICK: dict[str, Any] = {
-    **{"max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": 3e-3, "seed": 3},
+    **{"strategy": "full", "max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": 3e-3, "seed": 3},
     **{"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False},
 }
 # name -> fixture of the model, arguments, side of what the model reads

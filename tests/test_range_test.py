@@ -122,6 +122,7 @@ def test_smoothing_leaves_a_minimum_where_it_is():
 def test_the_command_names_the_flags_and_draws(settings, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = ["--model", settings["model"], "--data", settings["data"], "--per_device_train_batch_size", "8"]
+    flags += ["--strategy", "full"]
     assert main(["lr-find", *flags, "--steps", "30", "--highest_rate", "0.1", "--output", "lr.png"]) == 0
     out = capsys.readouterr().out
     assert "--learning_rate 0.0" in out

@@ -25,6 +25,7 @@ def draw_split(data: LabelledData, name: str, share: float, seed: int) -> None:
     train, looks = data.splits["train"], data.inspected["train"]
     data.splits["train"], data.splits[name] = select_rows(train, kept), select_rows(train, drawn)
     data.inspected["train"], data.inspected[name] = looks.select(kept), looks.select(drawn)
+    data.drawn |= {name}
     whole = f", groups of '{data.group_column}' kept whole" if data.group_column else ""
     message = f"no {name} split was given: {len(drawn)} of {len(train)} training examples were drawn for it{whole}."
     data.findings.add(NOTE, "drawn split", message, name, len(drawn))

@@ -33,6 +33,7 @@ class LabelledData:
         findings: what is wrong or odd, and what was decided on the way.
         columns: role -> column of the table that it was read from; empty where the examples are files.
         group_column: the column of the groups that drawn splits keep whole.
+        drawn: the splits that were not given, but drawn from the training split.
         inspected: what was seen of the rows of each split, as they stand in it.
         pool: where ``train`` and ``test`` are one of several draws, what they are drawn from: its features are computed
             once.
@@ -44,6 +45,7 @@ class LabelledData:
     findings: Findings = field(default_factory=Findings)
     columns: dict[str, str] = field(default_factory=dict)
     group_column: str | None = None
+    drawn: frozenset[str] = frozenset()
     inspected: dict[str, Inspected] = field(default_factory=dict, repr=False)
     pool: Dataset | None = field(default=None, repr=False)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 import numpy as np
 import scipy.stats
 
-from hfft.evaluation.intervals import CONFIDENCE, Interval, numbered_strata
+from hfft.evaluation.intervals import CONFIDENCE, Interval, numbered_strata, standard_error
 
 RESAMPLES = 2000
 
@@ -67,6 +67,28 @@ def bootstrap_intervals(
         if interval is not None:
             intervals[name] = interval
     return intervals
+
+
+def jackknife_error(metric: WeightedMetric, labels: np.ndarray, outputs: np.ndarray, seed: int = 0) -> float | None:
+    """Return the standard error of a metric by the jackknife: from its values without each row (Tukey 1958).
+
+    Of a mean over the rows it is the usual one. Of more than 500 rows, groups are left out together.
+
+    Args:
+        metric: a function of row weights.
+        labels, outputs: a row for each example, as the metric expects them.
+        seed: of the groups.
+
+    Returns:
+        ``None`` of fewer than two rows, and where the metric has no value without some of them.
+    """
+    if len(labels) < 2:
+        return None
+    strata = numbered_strata(None, len(labels))
+    groups, told = _left_out_groups(strata, np.random.default_rng(seed))
+    left_out = _values(["it"], labels, outputs, {"it": metric}, _without_groups(strata, groups, told))["it"]
+    error = standard_error((len(labels) - told[:, 1]) / len(labels) * left_out)
+    return error if np.isfinite(error) else None
 
 
 def _values(

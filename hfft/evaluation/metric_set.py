@@ -44,6 +44,7 @@ class MetricSet:
         strata: labels -> (rows,) int: what the test split was stratified by, or ``None``.
         class_counts: labels -> (classes,) rows of each class, or ``None`` where there are no classes.
         headlines: what a short table shows; empty for all.
+        loss: the metric that the training loss is, or a multiple of.
     """
 
     functions: Mapping[str, Metric]
@@ -57,6 +58,7 @@ class MetricSet:
     strata: Callable[[np.ndarray], np.ndarray] | None = None
     class_counts: Callable[[np.ndarray], np.ndarray] | None = None
     headlines: tuple[str, ...] = ()
+    loss: str = "log_loss"
 
     @property
     def headline(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from hfft.evaluation.bootstrap import WeightedMetric, bootstrap_intervals
+from hfft.evaluation.bootstrap import WeightedMetric, bootstrap_intervals, jackknife_error
 from hfft.evaluation.intervals import NORMAL_REACH, Interval, standard_error
 from hfft.evaluation.metric_set import MetricSet
 
@@ -43,6 +43,16 @@ def paired_differences(first: Judged, second: Judged, seed: int = 0) -> dict[str
         if name in intervals:
             found[name]["difference_ci_low"], found[name]["difference_ci_high"] = intervals[name]
     return found
+
+
+def paired_error(first: Judged, second: Judged, name: str) -> float | None:
+    """Return the standard error of the difference of a metric between two models on the same rows.
+
+    ``None`` where it has none: of a metric that is no function of row weights, and of fewer than two rows.
+    """
+    if name not in first.metrics.weighted:
+        return None
+    return jackknife_error(_difference(name, first, second), first.labels, first.outputs)
 
 
 def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, Any]:

@@ -148,4 +148,5 @@ REGRESSION_METRICS = MetricSet(
     },
     percentile=frozenset({"median_absolute_error"}),  # jumps from row to row: the jackknife tells nothing of it
     headlines=("rmse", "mae", "r2", "spearman"),
+    loss="mse",
 )

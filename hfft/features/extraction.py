@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hfft.data.inspecting import Track
-from hfft.errors import UserError
+from hfft.errors import UnsolvableHeadError
 from hfft.features.readout import Readout
 from hfft.hardware.memory_format import channels_last
 from hfft.hardware.precision import FP32, autocast_on
@@ -73,7 +73,7 @@ def compute_features(
         (rows,) the examples that were computed, and their features (rows, width) float32.
 
     Raises:
-        UserError: where what comes out is not one vector for each example.
+        UnsolvableHeadError: where what comes out is not one vector for each example.
     """
     count = len(examples)
     order = np.arange(count) if lengths is None else np.argsort(np.asarray(lengths), kind="stable")
@@ -94,7 +94,7 @@ def compute_features(
             found = features_of(output).float().cpu().numpy()
             found = found.reshape(len(rows), -1) if found.ndim == 4 else found  # a map of one position
             if found.ndim != 2 or len(found) != len(rows):
-                raise UserError(
+                raise UnsolvableHeadError(
                     f"The head of a {type(model).__name__} cannot be solved: what it reads of an example is no vector "
                     f"but of shape {found.shape[1:]}. Train it instead: --strategy full."
                 )
@@ -193,8 +193,8 @@ def model_key(model: Any, without: Sequence[str], *more: str) -> str:
     for name, tensor in model.state_dict().items():
         if name not in left_out:
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data if tensor.ndim else b"")
-            digest.update(repr(tensor.item()).encode() if not tensor.ndim else b"")
+            # with the channels last a kernel of one position counts as contiguous, and is no run of bytes all the same
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     for name, module in model.named_modules():  # some that have no weights make a difference all the same
         if not is_for_training(module):
             digest.update(f"{name} {type(module).__qualname__}".encode())

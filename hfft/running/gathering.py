@@ -128,6 +128,7 @@ def evaluate_run(
     settled: bool,
     probed: dict[str, float] | None,
     held_out: np.ndarray | None = None,
+    solved: np.ndarray | None = None,
 ) -> None:
     """Fill in history, layers, predictions and metrics.
 
@@ -136,6 +137,7 @@ def evaluate_run(
         settled: whether thresholds have been tuned since training, a temperature fitted, or rounded weights replaced.
         probed: test metrics of a solved head before the training.
         held_out: (examples, outputs) logits of the test split before anything was settled, where they are known.
+        solved: those of the validation split, where the head that ships may have learned from it since.
     """
     target, data = record.target, prepared.data
     record.history = trainer.state.log_history
@@ -146,14 +148,29 @@ def evaluate_run(
             record.metrics |= {f"baseline_probe_test_{name}": value for name, value in probed.items()}
     validation = trainer.validation_metrics()
     if validation and settled:
-        predicted = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
-        outputs = target.outputs(np.asarray(predicted.predictions))
-        validation |= measure_function(target, trainer.args)(data.labels("validation"), outputs)
-        validation["loss"] = (predicted.metrics or {}).get("validation_loss", validation["loss"])
+        logits = validation_logits(trainer, solved, record.temperature)
+        validation |= measure_function(target, trainer.args)(data.labels("validation"), target.outputs(logits))
+        if record.temperature is not None:
+            validation["loss"] = validation[target.metrics.loss]
     record.metrics |= {f"validation_{name}": value for name, value in validation.items()}
     record.metrics |= {f"{name}_examples": len(split) for name, split in data.splits.items()}
     if load_strategy(trainer.args.strategy).trains:
         record.metrics["shipped_epoch"] = trainer.shipped_epoch()
+
+
+def validation_logits(
+    trainer: FineTuningTrainer, solved: np.ndarray | None, temperature: float | None = None
+) -> np.ndarray:
+    """Return (examples, outputs) the logits of a model that has not learned from the validation split.
+
+    Args:
+        trainer: has the model that ships.
+        solved: those of the solved head, where that ships and may have learned from these examples since.
+        temperature: that is folded into the model by now, and not into ``solved``.
+    """
+    if solved is not None:
+        return solved / (temperature or 1.0)
+    return np.asarray(trainer.predict(trainer.eval_dataset).predictions)
 
 
 def _test(trainer: FineTuningTrainer, prepared: Preparation, record: RunRecord, known: np.ndarray | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,12 @@ from hfft.arguments import ModelArguments
 from hfft.data import LabelledData
 from hfft.data.prepared import encoded
 from hfft.data.split_names import LABEL
-from hfft.errors import UserError
+from hfft.errors import UnsolvableHeadError, UserError
 from hfft.failures import computing
 from hfft.features.extraction import model_inputs
 from hfft.features.start import MODEL, Start, start_from
 from hfft.hardware.launching import is_zero3
+from hfft.loading import load_config
 from hfft.running.loading_models import keep_needed_architecture, load_model
 from hfft.running.reading import require_like_machines
 from hfft.running.settling import Measure, measure_function, require_use, settle, task_defaults
@@ -72,11 +74,27 @@ class Preparation:
             if self.args.load_in_4bit:
                 self.model, told = quantize(self.whole, self.args, self.few_inputs())
                 self.notes.insert(0, told)
-            start = start_head(self, self.model_arguments.pooling, self.args.starts_solved)
+            start = self._start_head()
         if self.model is not self.whole and start.pooling != MODEL:
             self.task.pool(self.whole, start.pooling)
         self.notes += start.notes
         return start
+
+    def _start_head(self) -> Start:
+        """Give the head its start: the one that it has where the strategy may choose and there is none to be solved."""
+        args, pooling, why = self.args, self.model_arguments.pooling, ""
+        if not (load_strategy(args.strategy).cautious and args.starts_solved and args.head_start == "auto"):
+            return start_head(self, pooling, args.starts_solved)
+        if self.data.target.matches(load_config(self.model_arguments)):
+            why = "the head stays as it is: it was trained on the same target."
+        else:
+            try:
+                return start_head(self, pooling, solved=True)
+            except UnsolvableHeadError as error:
+                why = f"the head starts at random: {error}"
+        args.head_start, args.eval_on_start = "random", False
+        start = start_head(self, pooling, solved=False)
+        return dataclasses.replace(start, notes=[*start.notes, why])
 
     def adapt(self) -> None:
         """Put the adapters that the strategy trains into the model."""

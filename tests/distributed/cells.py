@@ -12,11 +12,11 @@ from tests.conftest import COLOURS, make_sentences, save_timm_model, save_tiny_b
 
 GLOBAL_BATCH = 12
 VALIDATION, TEST = 13, 17  # examples: divisible neither by two nor by three
-SGD = {"optim": "sgd", "learning_rate": 0.1}
+SGD = {"strategy": "full", "optim": "sgd", "learning_rate": 0.1}
 # for what starts solved: with 0.1 one process differs from itself by 5e-5 where it cuts its batch into other parts
-GENTLE_SGD = {"optim": "sgd", "learning_rate": 0.01}
+GENTLE_SGD = {**SGD, "learning_rate": 0.01}
 # with a smaller epsilon Adam makes whole steps of what is rounding alone, such as the gradient of the bias of keys
-ADAMW = {"optim": "adamw_torch", "learning_rate": 5e-3, "adam_epsilon": 1e-3}
+ADAMW = {"strategy": "full", "optim": "adamw_torch", "learning_rate": 5e-3, "adam_epsilon": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ FEATURES = {
     "gradual unfreezing, AdamW": Feature({**ADAMW, "strategy": "gradual"}),
     "freeze": Feature({**SGD, "freeze": 2, "cache_activations": False}),
     "lp-ft": Feature({**GENTLE_SGD, "strategy": "lp-ft"}),
+    "auto": Feature({**GENTLE_SGD, "strategy": "auto", "learning_rate": 1e-9, "load_best_model_at_end": True}),
     "linear-probe": Feature({"strategy": "linear-probe", "cache_budget": 1}, keeps="features", trains=False),
     "cached activations": Feature({**SGD, "freeze": 2, "num_train_epochs": 6}, keeps="activations"),
     "cached views": Feature(

@@ -26,7 +26,7 @@ FEW = {
             "machines of other precisions",
         ),
     ],
-    "3 ranks, uneven": ["processes that disagree, linear-probe", "regression"],
+    "3 ranks, uneven": ["processes that disagree, linear-probe", "regression", "auto"],
 }
 CELLS = [(feature, launcher) for launcher, features in FEW.items() for feature in features]
 

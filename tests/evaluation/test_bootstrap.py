@@ -6,7 +6,7 @@ import scipy.stats
 from scipy.special import softmax
 
 from hfft.evaluation import bootstrap
-from hfft.evaluation.bootstrap import bootstrap_intervals
+from hfft.evaluation.bootstrap import bootstrap_intervals, jackknife_error
 from hfft.evaluation.intervals import Interval
 from hfft.evaluation.metrics import METRICS
 from hfft.evaluation.regression import REGRESSION_METRICS
@@ -159,3 +159,23 @@ def test_one_row_has_no_bootstrap_interval():
     found = single_label_metrics(2).intervals(np.array([0]), np.array([[0.6, 0.4]]), 0)
     assert set(found) <= {"accuracy", "balanced_accuracy", "macro_f1"}
     assert found["accuracy"][0] < 0.5
+
+
+def test_the_error_of_a_mean_is_the_usual_one_and_that_of_other_metrics_the_jackknife_s():
+    labels, probabilities = random_case(seed=3)
+    right = (probabilities.argmax(axis=1) == labels).astype(float)
+    usual = right.std(ddof=1) / len(right) ** 0.5
+    assert jackknife_error(WEIGHTED_METRICS["accuracy"], labels, probabilities) == pytest.approx(usual)
+    rows = np.arange(len(labels))
+    values = np.array([METRICS["macro_f1"](labels[rows != row], probabilities[rows != row]) for row in rows])
+    tukey = ((len(rows) - 1) * values.var()) ** 0.5
+    assert jackknife_error(WEIGHTED_METRICS["macro_f1"], labels, probabilities) == pytest.approx(tukey)
+    assert jackknife_error(WEIGHTED_METRICS["accuracy"], labels[:1], probabilities[:1]) is None
+
+
+def test_of_many_rows_groups_are_left_out():
+    generator = np.random.default_rng(0)
+    labels = np.zeros(5003)
+    outputs = generator.exponential(size=5003)
+    found = jackknife_error(REGRESSION_METRICS.weighted["mae"], labels, outputs)
+    assert found == pytest.approx(outputs.std(ddof=1) / 5003**0.5, rel=0.1)

@@ -166,7 +166,7 @@ def test_the_best_checkpoint_ships(tiny_bert: Path, text_folder: Path, tmp_path:
         data=str(text_folder),
         output_dir=str(tmp_path / "out"),
         # rises, then falls apart: the last epoch is not the best
-        **{**QUICK, "num_train_epochs": 4, "learning_rate": 0.3, "validation_size": 0.3},
+        **{**QUICK, "strategy": "full", "num_train_epochs": 4, "learning_rate": 0.3, "validation_size": 0.3},
     )
     losses = {entry["step"]: entry["eval_loss"] for entry in run.record.history if "eval_loss" in entry}
     best = min(losses, key=losses.__getitem__)
@@ -429,7 +429,7 @@ def test_gradual_unfreezing_through_the_front_door(tiny_bert, text_folder, tmp_p
     [
         ({"epochs_per_group": 1.0}, "belongs to gradual"),
         ({"strategy": "gradual", "epochs_per_group": -1.0}, "epochs_per_group must be"),
-        ({"head_penalty": 1.0}, "head_penalty has no place where the head starts at random"),
+        ({"strategy": "full", "head_penalty": 1.0}, "head_penalty has no place where the head starts at random"),
         ({"strategy": "lp-ft", "head_penalty": 0.0}, "head_penalty must be more than 0"),
         ({"freeze": ["nothing_of_the_kind"]}, "no layer group"),
         ({"lr_multipliers": {"nothing": 2}}, "matches no parameter"),

@@ -37,8 +37,10 @@ def test_cached_views_need_views(tiny_bert, text_folder, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_augmented_pictures_start_from_cached_views(tiny_timm, image_folder, tmp_path: Path):
+@pytest.mark.parametrize("strategy", ["full", "lp-ft"])  # of which one evaluates its start, with the channels last
+def test_augmented_pictures_start_from_cached_views(strategy: str, tiny_timm, image_folder, tmp_path: Path):
     settings = {"model": str(tiny_timm), "data": str(image_folder), "freeze": ["3"], "num_train_epochs": 8}
+    settings["strategy"] = strategy
     settings |= {"augment": "light", "cached_views": 2, "cache_dir": str(tmp_path / "cache")}
     cached = hfft.finetune(output_dir=str(tmp_path / "cached"), **settings)
     assert list((tmp_path / "cache" / "hfft").glob("activations-*"))

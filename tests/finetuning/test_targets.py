@@ -21,7 +21,9 @@ from hfft.targets.target import THRESHOLDS
 from tests.conftest import COLOURS, WORDS, write_csv, write_picture
 from tests.without_hfft import Pipelines
 
-QUICK: dict[str, Any] = {"num_train_epochs": 6, "per_device_train_batch_size": 8, "seed": 3, "learning_rate": 1e-2}
+QUICK: dict[str, Any] = {
+    "strategy": "full", "num_train_epochs": 6, "per_device_train_batch_size": 8, "seed": 3, "learning_rate": 1e-2,
+}  # fmt: skip
 TAGS = {**QUICK, "num_train_epochs": 12, "per_device_train_batch_size": 4}
 
 

@@ -152,7 +152,7 @@ def test_mistakes_are_the_wrong_answers_the_surest_first(run):
 
 def test_pictures_are_shown_small(tiny_timm, image_folder, tmp_path):
     run = hfft.finetune(model=str(tiny_timm), data=str(image_folder), output_dir=str(tmp_path / "out"),
-                        num_train_epochs=1, seed=3, disable_tqdm=True)  # fmt: skip
+                        strategy="full", num_train_epochs=1, seed=3, disable_tqdm=True)  # fmt: skip
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert run.record.mistakes
     assert page.count('src="data:image/jpeg;base64,') == len(run.record.mistakes) + len(run.record.suspects)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hfft.errors import UserError
+from hfft.errors import UnsolvableHeadError
 from hfft.layers.heads import head_parameter_names
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
@@ -64,12 +64,12 @@ def find_classifier(model: nn.Module, inputs: Mapping[str, Any]) -> Classifier:
         model: that returns ``logits``.
         inputs: its keyword arguments for a few examples.
 
-    Raises :class:`UserError` where no linear layer of the head makes the logits alone.
+    Raises :class:`UnsolvableHeadError` where no linear layer of the head makes the logits alone.
     """
     uses, logits = _run(model, inputs)
     last = next((use for use in reversed(uses) if _same(_positions_of(use.made, logits), logits)), None)
     if last is None:
-        raise UserError(
+        raise UnsolvableHeadError(
             f"The logits of {type(model).__name__} are not the output of one linear layer, so its head cannot be "
             "solved. Train it instead: --strategy full."
         )

@@ -1,0 +1,193 @@
+"""What the strategy auto ships: what was trained, or the solved head that it was trained from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import hfft
+from hfft import UserError
+from hfft.errors import UnsolvableHeadError
+from hfft.features import readout
+from hfft.running.deciding import decide
+from hfft.targets import SingleLabel
+from tests.conftest import make_sentences, write_csv
+from tests.finetuning.test_targets import tagged, write_jsonl
+
+HOPELESS = {"learning_rate": 1e-9, "num_train_epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_bert: Path, text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A head with a penalty of its own: what it is solved on decides alone."""
+    return {
+        "model": str(tiny_bert), "data": str(text_folder), "cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "seed": 3, "disable_tqdm": True, "per_device_train_batch_size": 8, "head_penalty": 0.1, "pooling": "model",
+        "validation_size": 0.25,
+    }  # fmt: skip
+
+
+def weights(run: Any) -> dict[str, torch.Tensor]:
+    return load_file(Path(run.output_dir) / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_solved_head_ships_with_the_validation_examples_in_it(settings, tmp_path, capsys):
+    run = hfft.finetune(**settings, **HOPELESS, strategy="auto", output_dir=str(tmp_path / "auto"))
+    told = next(note for note in run.record.notes if note.startswith("the solved head ships"))
+    assert "solved on all 36 examples that were given to learn from" in told
+    assert told in " ".join(capsys.readouterr().out.split())
+    own = {**settings, "validation_size": 0}
+    probe = hfft.finetune(**own, strategy="linear-probe", output_dir=str(tmp_path / "probe"))
+    shipped, solved = weights(run), weights(probe)
+    for name, value in solved.items():
+        if not name.startswith("classifier."):
+            assert torch.equal(shipped[name], value)  # the trunk as it was pretrained, bit for bit
+    torch.testing.assert_close(shipped["classifier.weight"], solved["classifier.weight"], rtol=1e-4, atol=1e-5)
+    assert run.metrics["test_log_loss"] == pytest.approx(probe.metrics["test_log_loss"], rel=1e-4)
+    # what is told of the validation split is of the head that had not seen it, and no layer has moved
+    start = next(entry for entry in run.record.history if entry["step"] == 0)
+    assert run.metrics["validation_loss"] == start["eval_loss"]
+    assert run.metrics["shipped_epoch"] == 0
+    assert {each["distance"] for each in run.record.distances} == {0.0}
+    assert run.metrics["baseline_probe_test_log_loss"] != run.metrics["test_log_loss"]  # it learned from fewer
+
+
+def test_what_was_trained_ships_where_it_is_better(settings, tmp_path):
+    own = {**settings, "head_penalty": 1e3, "learning_rate": 1e-2, "num_train_epochs": 8}  # a head that knows nothing
+    auto, tuned = (hfft.finetune(**own, strategy=name, output_dir=str(tmp_path / name)) for name in ("auto", "lp-ft"))
+    told = next(note for note in auto.record.notes if note.startswith("what was trained ships"))
+    assert f"log loss {auto.metrics['validation_log_loss']:.3f} with training" in told
+    assert auto.metrics["shipped_epoch"] > 0
+    assert same(weights(auto), weights(tuned))
+
+
+def test_a_validation_split_that_was_given_is_not_learned_from(settings, tmp_path):
+    for name, count, seed in (("train", 36, 1), ("validation", 12, 5), ("test", 15, 2)):
+        write_csv(tmp_path / "data" / f"{name}.csv", make_sentences(count, seed))
+    own = {**settings, "data": str(tmp_path / "data")}
+    run = hfft.finetune(**own, **HOPELESS, strategy="auto", output_dir=str(tmp_path / "auto"))
+    probe = hfft.finetune(**own, strategy="linear-probe", output_dir=str(tmp_path / "probe"))
+    assert any("the solved head ships, solved on the training split" in note for note in run.record.notes)
+    assert same(weights(run), weights(probe))
+
+
+def test_a_run_that_was_interrupted_decides_as_one_that_was_not(settings, tmp_path, monkeypatch):
+    own = {**settings, **HOPELESS, "strategy": "auto"}
+    whole = hfft.finetune(**own, output_dir=str(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr("hfft.finetuning.decide", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            hfft.finetune(**own, output_dir=str(tmp_path / "parts"))
+    parts = hfft.finetune(**own, output_dir=str(tmp_path / "parts"), resume=True)
+    assert same(weights(whole), weights(parts))
+    assert parts.metrics["validation_loss"] == whole.metrics["validation_loss"]
+
+
+@pytest.mark.parametrize("calibration", ["none", "temperature"])
+def test_what_is_fitted_on_the_validation_split_knows_a_head_that_has_not_seen_it(calibration, tiny_bert, tmp_path):
+    for split, count, seed in (("train", 60, 1), ("test", 30, 3)):
+        write_jsonl(tmp_path / "data" / f"{split}.jsonl", tagged(count, seed))
+    own = {"model": str(tiny_bert), "data": str(tmp_path / "data"), "cache_dir": str(tmp_path / "cache"), "seed": 3}
+    own |= {"pooling": "model", "head_penalty": 10.0, "validation_size": 0.4, "calibration": calibration}
+    auto = hfft.finetune(**own, **HOPELESS, strategy="auto", output_dir=str(tmp_path / "auto"))
+    probe = hfft.finetune(**own, strategy="linear-probe", output_dir=str(tmp_path / "probe"))
+    assert any(note.startswith("the solved head ships") for note in auto.record.notes)
+    assert auto.record.target.thresholds == pytest.approx(probe.record.target.thresholds, abs=1e-5)
+    assert auto.record.target.thresholds != [0.5] * 3
+    temperatures = [run.record.temperature for run in (auto, probe)]
+    assert [each is None for each in temperatures] == [calibration == "none"] * 2
+    if calibration != "none":
+        assert temperatures[0] == pytest.approx(temperatures[1], rel=1e-3)
+    told = [name for name in probe.metrics if name.startswith("validation_") and "examples" not in name]
+    assert {name: auto.metrics[name] for name in told} == pytest.approx({n: probe.metrics[n] for n in told}, abs=1e-4)
+    assert not torch.equal(weights(auto)["classifier.weight"], weights(probe)["classifier.weight"])
+
+
+def test_a_head_that_cannot_be_solved_is_trained(settings, tmp_path, monkeypatch):
+    def not_linear(*_: Any) -> Any:
+        raise UnsolvableHeadError("It is no linear layer.")
+
+    monkeypatch.setattr(readout, "find_classifier", not_linear)
+    own = {**settings, "num_train_epochs": 1, "pooling": "auto"}
+    del own["head_penalty"]
+    auto, full = (hfft.finetune(**own, strategy=name, output_dir=str(tmp_path / name)) for name in ("auto", "full"))
+    assert "the head starts at random: It is no linear layer." in auto.record.notes
+    assert same(weights(auto), weights(full))
+    with pytest.raises(UserError, match="no linear layer"):
+        hfft.finetune(**own, strategy="lp-ft", output_dir=str(tmp_path / "lp-ft"))
+
+
+def test_a_head_that_knows_the_classes_is_kept(settings, tmp_path):
+    first = hfft.finetune(**settings, strategy="linear-probe", output_dir=str(tmp_path / "first"))
+    own = {**settings, "model": first.output_dir, "num_train_epochs": 1}
+    del own["head_penalty"]
+    auto, full = (hfft.finetune(**own, strategy=name, output_dir=str(tmp_path / name)) for name in ("auto", "full"))
+    assert "the head stays as it is: it was trained on the same target." in auto.record.notes
+    assert same(weights(auto), weights(full))
+
+
+def test_without_a_validation_split_what_is_trained_ships(settings, tmp_path):
+    own = {**settings, **HOPELESS, "validation_size": 0}
+    auto, tuned = (hfft.finetune(**own, strategy=name, output_dir=str(tmp_path / name)) for name in ("auto", "lp-ft"))
+    assert "what is trained ships in any case: no validation split chooses." in auto.record.notes
+    assert same(weights(auto), weights(tuned))
+
+
+def decided(losses: np.ndarray, others: np.ndarray, metric: str = "loss") -> tuple[bool, str]:
+    """Return what becomes of a solved head and of what was trained, by the log loss of each validation example."""
+    target = SingleLabel(["a", "b"])
+
+    def logits(of: np.ndarray) -> np.ndarray:
+        return np.stack([np.log(np.exp(-of)), np.log1p(-np.exp(-of))], axis=1)
+
+    data = SimpleNamespace(target=target, labels=lambda _: np.zeros(len(losses), dtype=np.int64))
+    prepared: Any = SimpleNamespace(data=data, measure=target.metrics.compute)
+    trainer: Any = SimpleNamespace(
+        state=SimpleNamespace(best_global_step=7),
+        eval_dataset=None,
+        predict=lambda _: SimpleNamespace(predictions=logits(others)),
+        args=SimpleNamespace(metric_for_best_model=metric, greater_is_better=metric != "loss"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hfft.running.deciding._go_back", lambda *_: "some")
+        solved, told = decide(trainer, prepared, None, logits(losses))  # type: ignore[arg-type]
+    assert told is not None
+    return solved, told
+
+
+def test_what_was_trained_ships_from_one_standard_error_on():
+    generator = np.random.default_rng(0)
+    losses, noise = generator.uniform(0.5, 1.0, 40), generator.normal(0, 0.1, 40)
+    noise -= noise.mean()
+    error = noise.std(ddof=1) / 40**0.5
+    for errors, solved in ((-3.0, True), (0.9, True), (1.1, False), (5.0, False)):
+        found, told = decided(losses, losses + noise - errors * error)
+        assert found == solved
+        assert f"standard error of the difference {error:.3f}" in told
+    assert decided(losses, losses)[0]  # no difference, no error
+    assert not decided(losses, losses - 0.1)[0]  # each example has gained as much
+
+
+def test_one_example_tells_nothing():
+    found, told = decided(np.array([1.5]), np.array([0.1]))
+    assert found
+    assert told.endswith("too few examples to tell.")
+
+
+def test_another_metric_decides_where_it_chooses_checkpoints():
+    losses = np.full(30, 0.8)  # of which the answer is wrong
+    better = np.where(np.arange(30) < 10, 0.6, 5.0)  # more are right, and the loss is worse
+    assert decided(losses, better)[0]
+    found, told = decided(losses, better, "accuracy")
+    assert not found
+    assert "validation accuracy 0.333 with training, 0.000 without" in told
