@@ -72,9 +72,9 @@ def decide(
         logits = np.asarray(trainer.predict(trainer.eval_dataset).predictions)
         trained, told = from_first_process(_compare(trainer, prepared, solved, logits))
     if trained:
-        return False, f"what was trained ships: {told}."
+        return False, f"What was trained ships: {told}."
     on = _go_back(trainer, prepared, start)
-    return True, f"the solved head ships, solved on {on}: {told}."
+    return True, f"The solved head ships, solved on {on}: {told}."
 
 
 def _compare(

@@ -22,6 +22,7 @@ from hfft.features.start import Start
 from hfft.findings import Findings
 from hfft.running.assembling import make_trainer
 from hfft.running.baselines import head_logits
+from hfft.running.deciding import decide, solved_answers
 from hfft.running.loading_models import load_model
 from hfft.running.preparing import SMALLER_BATCHES, Preparation, prepare
 from hfft.searching.tidying import free_memory, quiet_libraries
@@ -138,6 +139,7 @@ def _measure(task: Task, part: Part, settings: Mapping[str, Any], objective: Obj
         args, start = prepared.args, prepared.start()
         if not load_strategy(args.strategy).trains:
             return _solved(prepared, part, start)[objective.name]
+        solved = solved_answers(prepared, start) if part.judged != "validation" else None
         prepared.adapt()
         chooses = args.load_best_model_at_end
         if part.judged == "validation":  # what would ship is known from the evaluations: no checkpoint is needed
@@ -151,6 +153,7 @@ def _measure(task: Task, part: Part, settings: Mapping[str, Any], objective: Obj
             trainer.train()
             if part.judged == "validation":
                 return _shipped(trainer, chooses)[f"eval_{objective.name}"]
+            decide(trainer, prepared, start, solved)
             return _held_out(trainer, prepared, part.judged)[objective.name]
 
 
@@ -182,7 +185,10 @@ def _metrics(prepared: Preparation, model: Any, logits: torch.Tensor, name: str)
 
 
 def _shipped(trainer: FineTuningTrainer, chooses: bool) -> dict[str, float]:
-    """Return the evaluation of the checkpoint that a run would ship: the best one, or the last."""
+    """Return the evaluation of the checkpoint that a run would ship: the best one, or the last.
+
+    The start is among them where it was evaluated: of ``auto`` the better of both, be it by less than the error.
+    """
     name = f"eval_{str(trainer.args.metric_for_best_model).removeprefix('eval_')}"
     entries = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     if not entries or (not chooses and entries[-1]["step"] != trainer.state.global_step):

@@ -43,7 +43,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_the_solved_head_ships_with_the_validation_examples_in_it(settings, tmp_path, capsys):
     run = hfft.finetune(**settings, **HOPELESS, strategy="auto", output_dir=str(tmp_path / "auto"))
-    told = next(note for note in run.record.notes if note.startswith("the solved head ships"))
+    told = next(note for note in run.record.notes if note.startswith("The solved head ships"))
     assert "solved on all 36 examples that were given to learn from" in told
     assert told in " ".join(capsys.readouterr().out.split())
     own = {**settings, "validation_size": 0}
@@ -65,7 +65,7 @@ def test_the_solved_head_ships_with_the_validation_examples_in_it(settings, tmp_
 def test_what_was_trained_ships_where_it_is_better(settings, tmp_path):
     own = {**settings, "head_penalty": 1e3, "learning_rate": 1e-2, "num_train_epochs": 8}  # a head that knows nothing
     auto, tuned = (hfft.finetune(**own, strategy=name, output_dir=str(tmp_path / name)) for name in ("auto", "lp-ft"))
-    told = next(note for note in auto.record.notes if note.startswith("what was trained ships"))
+    told = next(note for note in auto.record.notes if note.startswith("What was trained ships"))
     assert f"log loss {auto.metrics['validation_log_loss']:.3f} with training" in told
     assert auto.metrics["shipped_epoch"] > 0
     assert same(weights(auto), weights(tuned))
@@ -77,7 +77,7 @@ def test_a_validation_split_that_was_given_is_not_learned_from(settings, tmp_pat
     own = {**settings, "data": str(tmp_path / "data")}
     run = hfft.finetune(**own, **HOPELESS, strategy="auto", output_dir=str(tmp_path / "auto"))
     probe = hfft.finetune(**own, strategy="linear-probe", output_dir=str(tmp_path / "probe"))
-    assert any("the solved head ships, solved on the training split" in note for note in run.record.notes)
+    assert any("The solved head ships, solved on the training split" in note for note in run.record.notes)
     assert same(weights(run), weights(probe))
 
 
@@ -101,7 +101,7 @@ def test_what_is_fitted_on_the_validation_split_knows_a_head_that_has_not_seen_i
     own |= {"pooling": "model", "head_penalty": 10.0, "validation_size": 0.4, "calibration": calibration}
     auto = hfft.finetune(**own, **HOPELESS, strategy="auto", output_dir=str(tmp_path / "auto"))
     probe = hfft.finetune(**own, strategy="linear-probe", output_dir=str(tmp_path / "probe"))
-    assert any(note.startswith("the solved head ships") for note in auto.record.notes)
+    assert any(note.startswith("The solved head ships") for note in auto.record.notes)
     assert auto.record.target.thresholds == pytest.approx(probe.record.target.thresholds, abs=1e-5)
     assert auto.record.target.thresholds != [0.5] * 3
     temperatures = [run.record.temperature for run in (auto, probe)]
