@@ -48,6 +48,7 @@ UNDER_FSDP2 = {
     "gradual unfreezing, AdamW": "equal to within 1e-06",
     "resume between thaws": "equal to within 1e-06",
     "lp-ft": "ships the metrics that it tells",
+    "auto": "from a random head; ships the metrics that it tells",
     **dict.fromkeys(("lora", "lora, SIGTERM and --resume"), "refused: adapters are merged into the whole model"),
 }
 SHARDED = {

@@ -32,6 +32,16 @@ def test_unfreezing_and_resuming_under_fsdp_trains_the_model_of_one_process(runs
             torch.testing.assert_close(trained[key], value, atol=1e-6, rtol=1e-5, msg=f"{name}: {key}")
 
 
+def test_a_sharded_run_of_auto_starts_from_a_random_head_and_tells_so(runs: Path, text_folder: Path):
+    out = runs / "auto"
+    told = json.loads((out / "metrics.json").read_text())
+    assert hfft.evaluate(model=str(out), data=str(text_folder)).metrics["test_log_loss"] == pytest.approx(
+        told["test_log_loss"], abs=1e-6
+    )
+    assert not any(name.startswith("baseline_probe") for name in told)
+    assert "hat is trained ships in any case: no head was solved." in (out / "report.html").read_text()
+
+
 @pytest.mark.parametrize("rate", RATES)
 def test_what_a_sharded_run_ships_has_the_metrics_that_it_tells(runs: Path, text_folder: Path, rate: float):
     out = runs / f"rate-{rate}"
