@@ -20,6 +20,10 @@ class ProcessError(UserError):
 class UnsolvableHeadError(UserError):
     """The head of a model is no linear layer on one vector for each example, so there is none to be solved."""
 
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason} Train it instead: --strategy full.")
+        self.reason = reason
+
 
 class RunInterrupted(KeyboardInterrupt):
     """A run was interrupted after a checkpoint had been written: ``checkpoint`` is its path."""

@@ -23,7 +23,7 @@ from hfft.run_folder import ADAPTER_FOLDER, TRAIN_RUNTIME
 from hfft.running import output
 from hfft.running.assembling import make_trainer
 from hfft.running.baselines import held_out_logits, probe_test
-from hfft.running.deciding import decide, solved_answers
+from hfft.running.deciding import decide, solved_model
 from hfft.running.finishing import finish_model
 from hfft.running.gathering import (
     distances,
@@ -118,7 +118,7 @@ def fine_tune(
     seconds = time.perf_counter() - begun
     probed = probe_test(prepared, start) if trains else None
     held_out = held_out_logits(prepared, start, part)
-    solved = solved_answers(prepared, start)
+    solved = solved_model(prepared, start)
     prepared.adapt()
     for note in prepared.notes:
         record.notes.append(note)
@@ -135,18 +135,21 @@ def fine_tune(
     begun = time.perf_counter()
     adapter = train(trainer, record, checkpoint, prepared.whole) if trains else None
     seconds = from_first_process(seconds + time.perf_counter() - begun)
-    decided, told = decide(trainer, prepared, start, solved)
+    with computing(SMALLER_BATCHES):
+        goes_back, told = decide(trainer, prepared, solved)
     note_down(record.notes, told, console)
+    unseen = solved.logits if solved is not None and goes_back else None
     if trains:
         record.distances = distances(trainer, prepared)
         for told in trainer.guard_notes():
             note_down(record.notes, told, console)
     with computing(SMALLER_BATCHES):
-        settled = finish_model(trainer, prepared, record, part, solved if decided else None)
+        settled = finish_model(trainer, prepared, record, part, unseen)
     _save(trainer, prepared, adapter, folder)
 
     with computing(SMALLER_BATCHES):
-        evaluate_run(trainer, prepared, record, settled, probed, held_out, solved if decided else None)
+        # a head that ships is no baseline of itself
+        evaluate_run(trainer, prepared, record, settled, None if goes_back else probed, held_out, unseen)
     record.metrics[TRAIN_RUNTIME] = seconds
     if trainer.is_world_process_zero():
         _write_results(folder, record, prepared, start)

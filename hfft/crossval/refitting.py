@@ -18,6 +18,7 @@ from hfft.finetuning import fine_tune
 from hfft.optim.schedules import FOLLOW_METRICS
 from hfft.run_folder import CROSSVAL_SETTINGS
 from hfft.running import output
+from hfft.strategies import load_strategy
 from hfft.task import Task
 from hfft.training_arguments import FineTuningArguments
 
@@ -83,9 +84,13 @@ def _chosen_by_folds(folds: list[dict[str, Any]], args: FineTuningArguments) -> 
     ends_early = args.load_best_model_at_end or args.early_stopping_patience is not None
     if not (ends_early and all(fold.get("validation_examples") for fold in folds)):
         return chosen, []
-    epochs = statistics.median(fold.get("shipped_epoch", 0.0) for fold in folds)
+    shipped = [fold.get("shipped_epoch", 0.0) for fold in folds]
+    if load_strategy(args.strategy).cautious:  # where the solved head ships that is a decision, and no number of epochs
+        trained = [epochs for epochs in shipped if epochs > 0]
+        shipped = trained if 2 * len(trained) > len(folds) else [0.0]
+    epochs = statistics.median(shipped)
     if epochs == 0 and args.starts_solved:
-        note = "No training after the solved head: in the median fold no epoch was better on its validation split."
+        note = "No training after the solved head, which is what ships in the median fold."
         chosen |= {"strategy": "linear-probe", **dict.fromkeys(_OF_TRAINING)}
         return chosen | ({"pooling": MODEL} if args.keep_adapter else {}), [note]  # as adapters by themselves need it
     epochs = epochs or 1.0  # a head that is drawn at random has to be trained

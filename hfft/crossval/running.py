@@ -31,6 +31,7 @@ from hfft.running.reading import read_data
 from hfft.running.recipes import recipe
 from hfft.running.resuming import binds_result, differences
 from hfft.settings import given_settings
+from hfft.strategies import DEFAULT_STRATEGY
 from hfft.targets import Target
 from hfft.task import Task
 from hfft.terminal import figure, make_console, print_metrics
@@ -162,7 +163,8 @@ def _naming(part: str) -> Iterator[None]:
 
 def _begin(folder: Path, settings: dict[str, Any], arguments: CrossValidationArguments) -> None:
     """Write the settings; raises :class:`UserError` where others are gone on with."""
-    again = {name: value for name, value in recipe(settings).items() if name != "output_dir"}
+    again = {"strategy": DEFAULT_STRATEGY, **recipe(settings)}  # another version may have another default
+    again = {name: value for name, value in again.items() if name != "output_dir"}
     text = yaml.safe_dump({**again, **dataclasses.asdict(arguments)}, sort_keys=False, allow_unicode=True)
     file = folder / CROSSVAL_SETTINGS
     if settings.get("overwrite"):

@@ -54,6 +54,19 @@ class LabelledData:
         """The findings, a sentence each."""
         return self.findings.messages()
 
+    def train_and_validation(self) -> Dataset:
+        """Return the examples of both splits, or those of the one that there is."""
+        from datasets import concatenate_datasets
+
+        return concatenate_datasets([self.splits[name] for name in ("train", "validation") if name in self.splits])
+
+    def to_learn_from(self) -> Dataset:
+        """Return the examples that a drawn validation split was drawn from, with those that stayed in ``train``.
+
+        Where there are several draws, they are what all were drawn from.
+        """
+        return self.train_and_validation() if self.pool is None else self.pool
+
     def report(self, task: str) -> dict[str, Any]:
         """Return what a data report holds, as JSON knows it."""
         what = {"data": self.origin, "task": task, "columns": self.columns, "splits": self.counts()}

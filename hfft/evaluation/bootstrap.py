@@ -69,23 +69,35 @@ def bootstrap_intervals(
     return intervals
 
 
-def jackknife_error(metric: WeightedMetric, labels: np.ndarray, outputs: np.ndarray, seed: int = 0) -> float | None:
+def jackknife_error(
+    metric: WeightedMetric,
+    labels: np.ndarray,
+    outputs: np.ndarray,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> float | None:
     """Return the standard error of a metric by the jackknife: from its values without each row (Tukey 1958).
 
-    Of a mean over the rows it is the usual one. Of more than 500 rows, groups are left out together.
+    Of a mean over the rows it is the usual one. Of more than 500 rows, some are left out together.
 
     Args:
         metric: a function of row weights.
         labels, outputs: a row for each example, as the metric expects them.
-        seed: of the groups.
+        groups: (rows,) int, rows that depend on each other and are left out together; ``None`` where none do.
+        seed: of the rows that are left out together.
 
     Returns:
-        ``None`` of fewer than two rows, and where the metric has no value without some of them.
+        ``None`` of fewer than two rows or groups, and where the metric has no value without some of them.
     """
-    if len(labels) < 2:
-        return None
     strata = numbered_strata(None, len(labels))
-    groups, told = _left_out_groups(strata, np.random.default_rng(seed))
+    if groups is None:
+        groups, told = _left_out_groups(strata, np.random.default_rng(seed))
+    else:
+        groups = numbered_strata(groups, len(labels))
+        sizes = np.bincount(groups)
+        told = np.stack([np.zeros_like(sizes), sizes, np.full_like(sizes, len(labels))], axis=1)
+    if len(told) < 2:
+        return None
     left_out = _values(["it"], labels, outputs, {"it": metric}, _without_groups(strata, groups, told))["it"]
     error = standard_error((len(labels) - told[:, 1]) / len(labels) * left_out)
     return error if np.isfinite(error) else None

@@ -45,14 +45,23 @@ def paired_differences(first: Judged, second: Judged, seed: int = 0) -> dict[str
     return found
 
 
-def paired_error(first: Judged, second: Judged, name: str) -> float | None:
+def paired_error(first: Judged, second: Judged, name: str, groups: np.ndarray | None = None) -> float | None:
     """Return the standard error of the difference of a metric between two models on the same rows.
 
-    ``None`` where it has none: of a metric that is no function of row weights, and of fewer than two rows.
+    By the jackknife, with ``groups`` of rows that depend on each other left out as a whole, and for rankings from the
+    difference of each row's influence (DeLong et al. 1988).
+
+    Returns:
+        ``None`` for a metric that has neither, and where rows or groups are too few.
     """
-    if name not in first.metrics.weighted:
+    metrics = first.metrics
+    if name in metrics.influences:
+        (_, influence), (_, other) = (j.metrics.influences[name](j.labels, j.outputs) for j in (first, second))
+        error = standard_error(other - influence)
+        return error if np.isfinite(error) else None
+    if name not in metrics.weighted or name in metrics.percentile:  # of what jumps the jackknife tells nothing
         return None
-    return jackknife_error(_difference(name, first, second), first.labels, first.outputs)
+    return jackknife_error(_difference(name, first, second), first.labels, first.outputs, groups)
 
 
 def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def compute_features(
             if found.ndim != 2 or len(found) != len(rows):
                 raise UnsolvableHeadError(
                     f"The head of a {type(model).__name__} cannot be solved: what it reads of an example is no vector "
-                    f"but of shape {found.shape[1:]}. Train it instead: --strategy full."
+                    f"but of shape {found.shape[1:]}."
                 )
             if not len(features):
                 features = np.empty((sum(map(len, rows_of)), found.shape[1]), dtype=np.float32)

@@ -100,7 +100,7 @@ def _training(view: ReportView, record: RunRecord) -> None:
         view.curves.append(line_chart([Line(name, measured)], x_label="epoch", y_label=name, marks=marks))
     start = next((entry for entry in history if entry.get("step") == 0 and f"eval_{view.headline}" in entry), None)
     shipped = record.metrics.get(f"validation_{view.headline}")
-    if start is not None and shipped is not None:
+    if start is not None and shipped is not None and record.metrics.get("shipped_epoch", 0) > 0:
         view.solved_head = (
             f"On the validation split the solved head alone, before anything was trained, reaches "
             f"{figure(start[f'eval_{view.headline}'])}, and the model that ships {figure(shipped)}."

@@ -148,9 +148,14 @@ def evaluate_run(
             record.metrics |= {f"baseline_probe_test_{name}": value for name, value in probed.items()}
     validation = trainer.validation_metrics()
     if validation and settled:
-        logits = validation_logits(trainer, solved, record.temperature)
+        if solved is None:
+            predicted = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
+            logits = np.asarray(predicted.predictions)
+            validation["loss"] = (predicted.metrics or {}).get("validation_loss", validation["loss"])
+        else:
+            logits = validation_logits(trainer, solved, record.temperature)
         validation |= measure_function(target, trainer.args)(data.labels("validation"), target.outputs(logits))
-        if record.temperature is not None:
+        if solved is not None and record.temperature is not None:
             validation["loss"] = validation[target.metrics.loss]
     record.metrics |= {f"validation_{name}": value for name, value in validation.items()}
     record.metrics |= {f"{name}_examples": len(split) for name, split in data.splits.items()}

@@ -82,19 +82,37 @@ class Preparation:
 
     def _start_head(self) -> Start:
         """Give the head its start: the one that it has where the strategy may choose and there is none to be solved."""
-        args, pooling, why = self.args, self.model_arguments.pooling, ""
-        if not (load_strategy(args.strategy).cautious and args.starts_solved and args.head_start == "auto"):
+        args, pooling = self.args, self.model_arguments.pooling
+        if not (load_strategy(args.strategy).cautious and args.starts_solved):
             return start_head(self, pooling, args.starts_solved)
-        if self.data.target.matches(load_config(self.model_arguments)):
-            why = "the head stays as it is: it was trained on the same target."
-        else:
+        asked = args.head_start == "solved" or args.head_penalty is not None or args.head_solver != "auto"
+        why = None if asked else self._why_not_solved()
+        if why is None:
+            data = self.data
+            if "validation" in data.drawn:  # whose features are needed, too
+                data = dataclasses.replace(data, pool=data.to_learn_from())
             try:
-                return start_head(self, pooling, solved=True)
+                return start_head(dataclasses.replace(self, data=data), pooling, solved=True)
             except UnsolvableHeadError as error:
-                why = f"the head starts at random: {error}"
-        args.head_start, args.eval_on_start = "random", False
+                if asked:
+                    raise
+                why = f"the head starts at random: {error.reason}"
+        args.head_start, args.eval_on_start = "random", bool(self.chosen.get("eval_on_start", False))
         start = start_head(self, pooling, solved=False)
         return dataclasses.replace(start, notes=[*start.notes, why])
+
+    def _why_not_solved(self) -> str | None:
+        """Return why a strategy that may choose solves no head here, as a sentence, or ``None``."""
+        config, args = load_config(self.model_arguments), self.args
+        has_head = type(self.model).__name__ in (config.architectures or [type(self.model).__name__])
+        if has_head and self.data.target.matches(config):
+            return "the head stays as it is: it was trained on the same target."
+        step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        examples = len(self.data.splits["train"])
+        seen = args.max_steps * step if args.max_steps > 0 else args.num_train_epochs * examples
+        if seen < examples:
+            return "the head starts at random: to solve it takes longer than to train for less than an epoch."
+        return None
 
     def adapt(self) -> None:
         """Put the adapters that the strategy trains into the model."""
@@ -157,8 +175,11 @@ def prepare(task: Task, data: LabelledData, settings: dict[str, Any], console: C
     )
 
 
-def start_head(prepared: Preparation, pooling: str, solved: bool) -> Start:
-    """Let the head of the model read the trunk as asked, and solve it where ``solved`` says so, in place."""
+def start_head(prepared: Preparation, pooling: str, solved: bool, penalty: float | None = None) -> Start:
+    """Let the head of the model read the trunk as asked, and solve it where ``solved`` says so, in place.
+
+    ``penalty`` is that of the head, in the place of the one that the arguments name or cross-validation chooses.
+    """
     args = prepared.args
     with progress_bar(prepared.console) as bar, computing(SMALLER_BATCHES):
         return start_from(
@@ -169,7 +190,7 @@ def start_head(prepared: Preparation, pooling: str, solved: bool) -> Start:
             solved_head=solved,
             pooling=pooling,
             solver=args.head_solver,
-            penalty=args.head_penalty,
+            penalty=args.head_penalty if penalty is None else penalty,
             learn_class_names=args.learn_class_names,
             seed=args.seed,
             device=args.device,

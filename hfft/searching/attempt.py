@@ -22,7 +22,7 @@ from hfft.features.start import Start
 from hfft.findings import Findings
 from hfft.running.assembling import make_trainer
 from hfft.running.baselines import head_logits
-from hfft.running.deciding import decide, solved_answers
+from hfft.running.deciding import decide, solved_model
 from hfft.running.loading_models import load_model
 from hfft.running.preparing import SMALLER_BATCHES, Preparation, prepare
 from hfft.searching.tidying import free_memory, quiet_libraries
@@ -139,7 +139,7 @@ def _measure(task: Task, part: Part, settings: Mapping[str, Any], objective: Obj
         args, start = prepared.args, prepared.start()
         if not load_strategy(args.strategy).trains:
             return _solved(prepared, part, start)[objective.name]
-        solved = solved_answers(prepared, start) if part.judged != "validation" else None
+        solved = solved_model(prepared, start) if part.judged != "validation" else None
         prepared.adapt()
         chooses = args.load_best_model_at_end
         if part.judged == "validation":  # what would ship is known from the evaluations: no checkpoint is needed
@@ -153,7 +153,7 @@ def _measure(task: Task, part: Part, settings: Mapping[str, Any], objective: Obj
             trainer.train()
             if part.judged == "validation":
                 return _shipped(trainer, chooses)[f"eval_{objective.name}"]
-            decide(trainer, prepared, start, solved)
+            decide(trainer, prepared, solved)
             return _held_out(trainer, prepared, part.judged)[objective.name]
 
 

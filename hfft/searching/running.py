@@ -31,6 +31,7 @@ from hfft.searching.cases import Case, make_case
 from hfft.searching.results import print_trials, told, write_trials
 from hfft.searching.space import described, settings_of
 from hfft.settings import given_settings, with_implied
+from hfft.strategies import DEFAULT_STRATEGY
 from hfft.task import Task
 from hfft.terminal import figure, make_console
 
@@ -169,7 +170,10 @@ def _search(settings: dict[str, Any], arguments: SearchArguments, ranks: Ranks) 
 
 def _begin(folder: Path, case: Case, arguments: SearchArguments) -> None:
     """Write the settings; raises :class:`UserError` where another search is gone on with."""
-    again = {name: value for name, value in recipe(case.settings).items() if name != "output_dir"}
+    again = recipe(case.settings)
+    if "strategy" not in case.space:
+        again = {"strategy": DEFAULT_STRATEGY, **again}  # another version may have another default
+    again = {name: value for name, value in again.items() if name != "output_dir"}
     of_search = {**dataclasses.asdict(arguments), "space": plain(described(case.space))}
     of_search = {name: value for name, value in of_search.items() if value is not None}
     text = yaml.safe_dump({**again, "task": case.task.name, **of_search}, sort_keys=False, allow_unicode=True)

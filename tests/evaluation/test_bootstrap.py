@@ -179,3 +179,11 @@ def test_of_many_rows_groups_are_left_out():
     outputs = generator.exponential(size=5003)
     found = jackknife_error(REGRESSION_METRICS.weighted["mae"], labels, outputs)
     assert found == pytest.approx(outputs.std(ddof=1) / 5003**0.5, rel=0.1)
+
+
+def test_rows_of_one_group_are_left_out_together():
+    generator = np.random.default_rng(0)
+    outputs, groups = generator.exponential(size=60), np.repeat(np.arange(12), 5) * 7
+    found = jackknife_error(REGRESSION_METRICS.weighted["mae"], np.zeros(60), outputs, groups)
+    assert found == pytest.approx(outputs.reshape(12, 5).mean(axis=1).std(ddof=1) / 12**0.5)
+    assert jackknife_error(REGRESSION_METRICS.weighted["mae"], np.zeros(60), outputs, np.zeros(60)) is None

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 
 import hfft
 from hfft import UserError
+from hfft.data.split_names import GROUP
 from hfft.errors import UnsolvableHeadError
 from hfft.features import readout
-from hfft.running.deciding import decide
+from hfft.running.deciding import SolvedModel, decide
 from hfft.targets import SingleLabel
-from tests.conftest import make_sentences, write_csv
+from tests.conftest import counted_features, make_sentences, write_csv
 from tests.finetuning.test_targets import tagged, write_jsonl
 
 HOPELESS = {"learning_rate": 1e-9, "num_train_epochs": 2}
@@ -59,7 +60,7 @@ def test_the_solved_head_ships_with_the_validation_examples_in_it(settings, tmp_
     assert run.metrics["validation_loss"] == start["eval_loss"]
     assert run.metrics["shipped_epoch"] == 0
     assert {each["distance"] for each in run.record.distances} == {0.0}
-    assert run.metrics["baseline_probe_test_log_loss"] != run.metrics["test_log_loss"]  # it learned from fewer
+    assert not any(name.startswith("baseline_probe") for name in run.metrics)  # it is no baseline of itself
 
 
 def test_what_was_trained_ships_where_it_is_better(settings, tmp_path):
@@ -139,29 +140,37 @@ def test_a_head_that_knows_the_classes_is_kept(settings, tmp_path):
 def test_without_a_validation_split_what_is_trained_ships(settings, tmp_path):
     own = {**settings, **HOPELESS, "validation_size": 0}
     auto, tuned = (hfft.finetune(**own, strategy=name, output_dir=str(tmp_path / name)) for name in ("auto", "lp-ft"))
-    assert "what is trained ships in any case: no validation split chooses." in auto.record.notes
+    assert "what is trained ships in any case: nothing is chosen on a validation split." in auto.record.notes
     assert same(weights(auto), weights(tuned))
 
 
-def decided(losses: np.ndarray, others: np.ndarray, metric: str = "loss") -> tuple[bool, str]:
+def decided(
+    losses: np.ndarray, others: np.ndarray, metric: str = "loss", groups: list[str] | None = None
+) -> tuple[bool, str]:
     """Return what becomes of a solved head and of what was trained, by the log loss of each validation example."""
     target = SingleLabel(["a", "b"])
 
     def logits(of: np.ndarray) -> np.ndarray:
         return np.stack([np.log(np.exp(-of)), np.log1p(-np.exp(-of))], axis=1)
 
-    data = SimpleNamespace(target=target, labels=lambda _: np.zeros(len(losses), dtype=np.int64))
+    split = SimpleNamespace(column_names=[] if groups is None else [GROUP])
+    split.data = {GROUP: groups}
+    data = SimpleNamespace(
+        target=target, labels=lambda _: np.zeros(len(losses), dtype=np.int64), splits={"validation": split}
+    )
+    loaded: list[Any] = []
     prepared: Any = SimpleNamespace(data=data, measure=target.metrics.compute)
     trainer: Any = SimpleNamespace(
-        state=SimpleNamespace(best_global_step=7),
+        state=SimpleNamespace(best_global_step=7, log_history=[{"eval_loss": 1.0, "step": 7}]),
+        model=SimpleNamespace(load_state_dict=loaded.append),
+        accelerator=SimpleNamespace(unwrap_model=lambda model: model),
         eval_dataset=None,
         predict=lambda _: SimpleNamespace(predictions=logits(others)),
         args=SimpleNamespace(metric_for_best_model=metric, greater_is_better=metric != "loss"),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hfft.running.deciding._go_back", lambda *_: "some")
-        solved, told = decide(trainer, prepared, None, logits(losses))  # type: ignore[arg-type]
+    solved, told = decide(trainer, prepared, SolvedModel(logits(losses), {}, "some"))
     assert told is not None
+    assert loaded == [{}] * solved
     return solved, told
 
 
@@ -178,6 +187,17 @@ def test_what_was_trained_ships_from_one_standard_error_on():
     assert not decided(losses, losses - 0.1)[0]  # each example has gained as much
 
 
+def test_examples_of_one_group_count_as_one(monkeypatch):
+    monkeypatch.setattr("hfft.running.deciding.encode_column", lambda split, name: (np.array(split.data[name]), None))
+    generator = np.random.default_rng(1)
+    losses = generator.uniform(0.5, 1.0, 8)
+    gains = np.array([0.25, -0.1, -0.05, 0.1, 0.25, -0.15, -0.1, 0.1])
+    for repeats, solved in ((1, True), (5, False)):
+        assert decided(np.repeat(losses, repeats), np.repeat(losses - gains, repeats))[0] == solved
+    groups = np.repeat(np.arange(8), 5).tolist()
+    assert decided(np.repeat(losses, 5), np.repeat(losses - gains, 5), groups=groups)[0]
+
+
 def test_one_example_tells_nothing():
     found, told = decided(np.array([1.5]), np.array([0.1]))
     assert found
@@ -191,3 +211,51 @@ def test_another_metric_decides_where_it_chooses_checkpoints():
     found, told = decided(losses, better, "accuracy")
     assert not found
     assert "validation accuracy 0.333 with training, 0.000 without" in told
+
+
+def test_nothing_of_the_pretrained_model_is_read_after_the_training(settings, tiny_bert, tmp_path, monkeypatch):
+    import shutil
+
+    base = shutil.copytree(tiny_bert, tmp_path / "base")
+    monkeypatch.setattr("hfft.finetuning.train", lambda *_: shutil.rmtree(base))
+    monkeypatch.setattr("hfft.finetuning.decide", lambda trainer, *rest: decide(after_training(trainer), *rest))
+
+    def after_training(trainer: Any) -> Any:
+        trainer.state.best_global_step = 0
+        return trainer
+
+    own = {**settings, **HOPELESS, "model": str(base)}
+    run = hfft.finetune(**own, strategy="auto", output_dir=str(tmp_path / "out"))
+    assert run.metrics["test_accuracy"] == 1.0
+    assert any("nothing that was trained was evaluated" in note for note in run.record.notes)
+
+
+def test_the_default_solves_no_head_where_less_than_an_epoch_is_trained(settings, tmp_path):
+    own = {name: value for name, value in settings.items() if name != "head_penalty"}
+    run = hfft.finetune(**own, max_steps=2, output_dir=str(tmp_path / "out"))
+    assert run.record.settings["strategy"] == "auto"
+    assert any("takes longer than to train for less than an epoch" in note for note in run.record.notes)
+    assert run.metrics["shipped_epoch"] > 0
+    with_penalty = hfft.finetune(**settings, max_steps=2, output_dir=str(tmp_path / "asked"))
+    assert any(note.startswith("head solved on") for note in with_penalty.record.notes)
+
+
+def test_the_names_of_classes_that_a_fresh_model_has_anyway_are_no_training(settings, tmp_path):
+    rows = [
+        (text, f"LABEL_{sorted({'animal', 'colour', 'number'}).index(name)}") for text, name in make_sentences(36, 1)
+    ]
+    rows = [row for row in rows if row[1] != "LABEL_2"]
+    write_csv(tmp_path / "data" / "train.csv", rows)
+    write_csv(tmp_path / "data" / "test.csv", rows[:6])
+    own = {name: value for name, value in settings.items() if name != "head_penalty"}
+    own |= {"data": str(tmp_path / "data"), "num_train_epochs": 1, "on_problem": "warn"}
+    run = hfft.finetune(**own, output_dir=str(tmp_path / "out"))
+    assert any(note.startswith("head solved on") for note in run.record.notes)
+
+
+def test_no_features_are_computed_for_the_solved_head_that_are_not_needed_anyway(settings, tmp_path):
+    with counted_features() as counted:
+        hfft.finetune(
+            **{**settings, **HOPELESS, "cache_dir": str(tmp_path / "cache")}, output_dir=str(tmp_path / "out")
+        )
+    assert sum(counted) == 36 + 3 + 15  # examples, names of classes, test

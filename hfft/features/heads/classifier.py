@@ -71,7 +71,7 @@ def find_classifier(model: nn.Module, inputs: Mapping[str, Any]) -> Classifier:
     if last is None:
         raise UnsolvableHeadError(
             f"The logits of {type(model).__name__} are not the output of one linear layer, so its head cannot be "
-            "solved. Train it instead: --strategy full."
+            "solved."
         )
     return Classifier(last.name, last.layer, _hidden_layer(uses, last))
 
