@@ -23,8 +23,8 @@ class Strategy:
         head_scale: what the logits of a solved head are multiplied by before the training, a power of two. The smaller
             they are, the less a head that answers all training examples keeps from the layers below.
         trains: whether anything is trained after that.
-        cautious: whether the solved head ships, solved on the validation examples too, unless what was trained from it
-            is shown to be better on them; where no head can be solved, the training starts from one at random.
+        cautious: whether the solved head ships, unless what was trained from it is better on the validation split by
+            more than a standard error; where no head can be solved, one at random is trained.
         space: what `hfft search` tries unless it is told: arguments with their ranges and lists, as in its file.
         adapter: fields of the PEFT configuration whose adapters are trained beside the trunk, which itself stays as it
             is; ``None`` trains the trunk.
@@ -63,7 +63,7 @@ STRATEGIES = {
     for strategy in (
         Strategy(
             "auto",
-            "a solved head first, then all layers; what was trained ships where it is shown to be better",
+            "a solved head first, then all layers; what was trained ships where it is better by more than the error",
             layerwise=True,
             solved_head=True,
             head_scale=0.25,

@@ -47,10 +47,10 @@ class FineTuningArguments(TrainingArguments):
         default=DEFAULT_STRATEGY,
         metadata={
             "help": "What is trained when: linear-probe (the head alone, solved on the frozen trunk's features), lp-ft "
-            "(the same, and then all layers), auto (the same, but where training is not shown to be better on the "
-            "validation split the solved head ships), full (all layers from the first step), gradual (the head first, "
-            "then layer by layer from the top), or from a solved head adapters beside frozen layers: lora, dora, ia3, "
-            "or peft (what adapter_config says)."
+            "(the same, and then all layers), auto (the same, but the solved head ships unless what was trained is "
+            "better on the validation split by more than a standard error), full (all layers from the first step), "
+            "gradual (the head first, then layer by layer from the top), or from a solved head adapters beside frozen "
+            "layers: lora, dora, ia3, or peft (what adapter_config says)."
         },
     )
     head_start: str = field(
