@@ -115,10 +115,10 @@ def fine_tune(
 
     begun = time.perf_counter()
     start = prepared.start()
+    solved = solved_model(prepared, start)
     seconds = time.perf_counter() - begun
     probed = probe_test(prepared, start) if trains else None
     held_out = held_out_logits(prepared, start, part)
-    solved = solved_model(prepared, start)
     prepared.adapt()
     for note in prepared.notes:
         record.notes.append(note)

@@ -82,9 +82,11 @@ def solved_model(prepared: Preparation, start: Start) -> SolvedModel | None:
 def decide(trainer: FineTuningTrainer, prepared: Preparation, solved: SolvedModel | None) -> tuple[bool, str | None]:
     """Put the solved head in the place of what was trained from it, unless that is better by more than the error.
 
-    It is where the metric that chooses checkpoints is better on the validation split by more than the standard error of
-    the difference: the one-standard-error rule of Breiman et al. (1984), with what was trained as the larger model.
-    A metric that has no such error decides by itself.
+    It is where the task's first metric, or ``metric_for_best_model`` if that was given, is better on the validation
+    split by more than the standard error of the difference: the one-standard-error rule of Breiman et al. (1984), with
+    what was trained as the larger model. A metric that has no such error decides by itself. The loss chooses checkpoints
+    of one training; between the two it would say who is surer, for a split of a few dozen examples often has no
+    mistake that being sure would cost.
 
     Args:
         trainer: that has trained, with the best checkpoint in its model.
@@ -115,11 +117,11 @@ def _compare(
     """Say whether what was trained is better by more than the error, and by which figures, as a clause."""
     data = prepared.data
     target, labels, split = data.target, data.labels("validation"), data.splits["validation"]
-    name = str(trainer.args.metric_for_best_model).removeprefix("eval_")
+    name = str(prepared.chosen.get("metric_for_best_model", target.metrics.headline)).removeprefix("eval_")
     metric = target.metrics.loss if name == "loss" else name
     first, second = (Judged(target.metrics, labels, target.outputs(logits)) for logits in (solved, trained))
     values = [prepared.measure(each.labels, each.outputs).get(metric, math.nan) for each in (first, second)]
-    lower = metric in LOWER_IS_BETTER or trainer.args.greater_is_better is False
+    lower = metric in LOWER_IS_BETTER or prepared.chosen.get("greater_is_better") is False
     gain = (values[0] - values[1]) * (1 if lower else -1)
     called = f"validation {metric.replace('_', ' ')}"
     told = f"{called} {figure(values[1])} with training, {figure(values[0])} without"

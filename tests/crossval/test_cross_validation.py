@@ -251,6 +251,16 @@ def test_a_strategy_that_trains_chooses_on_examples_of_its_own(settings, tmp_pat
     assert (table.groupby("input").size() == 2).all()
 
 
+def test_the_default_strategy_is_written_down_too(settings, tmp_path):
+    own = {name: value for name, value in settings.items() if name != "strategy"}
+    hfft.cross_validate(**own, output_dir=str(tmp_path / "out"), folds=2, max_steps=1)
+    config = tmp_path / "out" / "crossval.yaml"
+    assert "\nstrategy: auto\n" in config.read_text()
+    config.write_text(config.read_text().replace("strategy: auto\n", ""))  # as an older version had it
+    with pytest.raises(UserError, match="strategy was None, now auto"):
+        hfft.cross_validate(**own, output_dir=str(tmp_path / "out"), folds=2, max_steps=1, resume=True)
+
+
 def test_the_settings_that_are_written_make_it_again(result, tmp_path, capsys):
     config = Path(result.output_dir) / "crossval.yaml"
     assert cli.main(["crossval", "--config", str(config), "--output_dir", str(tmp_path / "again")]) == 0

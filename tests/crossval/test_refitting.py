@@ -19,6 +19,7 @@ from transformers import pipeline
 import hfft
 from hfft import UserError, cli
 from hfft.crossval import refitting
+from hfft.crossval.refitting import _chosen_by_folds
 from hfft.evaluation.multi_label import best_thresholds
 from hfft.targets.target import THRESHOLDS
 from tests.conftest import make_sentences, write_csv
@@ -146,6 +147,21 @@ def test_every_example_trains_for_the_epochs_of_the_median_fold(settings, train_
     recipe = {**run_file(result.refit_dir), "data": str(data), "output_dir": str(tmp_path / "by-hand")}
     hfft.finetune(**recipe)
     assert_same_weights(result.refit_dir, tmp_path / "by-hand")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "chosen"),
+    [
+        ([0.0, 0.0, 12.0, 12.0], {"strategy": "linear-probe"}),
+        ([0.0, 8.0, 12.0], {"num_train_epochs": 10.0}),
+        ([0.0, 0.0, 12.0], {"strategy": "linear-probe"}),
+    ],
+)
+def test_folds_that_ship_the_solved_head_vote_for_it_and_count_as_no_epochs(epochs, chosen):
+    folds = [{"shipped_epoch": each, "validation_examples": 9} for each in epochs]
+    found, notes = _chosen_by_folds(folds, hfft.FineTuningArguments(strategy="auto"))
+    assert {name: found[name] for name in chosen} == chosen
+    assert len(notes) == 1
 
 
 @pytest.mark.parametrize(

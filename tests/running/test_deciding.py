@@ -67,7 +67,7 @@ def test_what_was_trained_ships_where_it_is_better(settings, tmp_path):
     own = {**settings, "head_penalty": 1e3, "learning_rate": 1e-2, "num_train_epochs": 8}  # a head that knows nothing
     auto, tuned = (hfft.finetune(**own, strategy=name, output_dir=str(tmp_path / name)) for name in ("auto", "lp-ft"))
     told = next(note for note in auto.record.notes if note.startswith("What was trained ships"))
-    assert f"log loss {auto.metrics['validation_log_loss']:.3f} with training" in told
+    assert f"accuracy {auto.metrics['validation_accuracy']:.3f} with training" in told
     assert auto.metrics["shipped_epoch"] > 0
     assert same(weights(auto), weights(tuned))
 
@@ -145,7 +145,7 @@ def test_without_a_validation_split_what_is_trained_ships(settings, tmp_path):
 
 
 def decided(
-    losses: np.ndarray, others: np.ndarray, metric: str = "loss", groups: list[str] | None = None
+    losses: np.ndarray, others: np.ndarray, metric: str | None = "loss", groups: list[str] | None = None
 ) -> tuple[bool, str]:
     """Return what becomes of a solved head and of what was trained, by the log loss of each validation example."""
     target = SingleLabel(["a", "b"])
@@ -159,14 +159,14 @@ def decided(
         target=target, labels=lambda _: np.zeros(len(losses), dtype=np.int64), splits={"validation": split}
     )
     loaded: list[Any] = []
-    prepared: Any = SimpleNamespace(data=data, measure=target.metrics.compute)
+    chosen = {} if metric is None else {"metric_for_best_model": metric}
+    prepared: Any = SimpleNamespace(data=data, measure=target.metrics.compute, chosen=chosen)
     trainer: Any = SimpleNamespace(
         state=SimpleNamespace(best_global_step=7, log_history=[{"eval_loss": 1.0, "step": 7}]),
         model=SimpleNamespace(load_state_dict=loaded.append),
         accelerator=SimpleNamespace(unwrap_model=lambda model: model),
         eval_dataset=None,
         predict=lambda _: SimpleNamespace(predictions=logits(others)),
-        args=SimpleNamespace(metric_for_best_model=metric, greater_is_better=metric != "loss"),
     )
     solved, told = decide(trainer, prepared, SolvedModel(logits(losses), {}, "some"))
     assert told is not None
@@ -204,13 +204,15 @@ def test_one_example_tells_nothing():
     assert told.endswith("too few examples to tell.")
 
 
-def test_another_metric_decides_where_it_chooses_checkpoints():
+def test_the_first_metric_decides_or_the_one_that_was_asked_for():
     losses = np.full(30, 0.8)  # of which the answer is wrong
     better = np.where(np.arange(30) < 10, 0.6, 5.0)  # more are right, and the loss is worse
     assert decided(losses, better)[0]
-    found, told = decided(losses, better, "accuracy")
-    assert not found
-    assert "validation accuracy 0.333 with training, 0.000 without" in told
+    for metric in ("accuracy", None):  # which is the first one of the task
+        found, told = decided(losses, better, metric)
+        assert not found
+        assert "validation accuracy 0.333 with training, 0.000 without" in told
+    assert decided(np.full(30, 0.6), np.full(30, 0.01), None)[0]  # as many are right, more surely
 
 
 def test_nothing_of_the_pretrained_model_is_read_after_the_training(settings, tiny_bert, tmp_path, monkeypatch):
