@@ -84,9 +84,9 @@ def decide(trainer: FineTuningTrainer, prepared: Preparation, solved: SolvedMode
 
     It is where the task's first metric, or ``metric_for_best_model`` if that was given, is better on the validation
     split by more than the standard error of the difference: the one-standard-error rule of Breiman et al. (1984), with
-    what was trained as the larger model. A metric that has no such error decides by itself. The loss chooses checkpoints
-    of one training; between the two it would say who is surer, for a split of a few dozen examples often has no
-    mistake that being sure would cost.
+    what was trained as the larger model. A metric that has no such error decides by itself. The loss chooses among the
+    checkpoints of one training; between the two models it would say which is surer, for a few dozen examples often
+    hold no mistake that being sure would cost.
 
     Args:
         trainer: that has trained, with the best checkpoint in its model.
