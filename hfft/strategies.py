@@ -24,7 +24,7 @@ class Strategy:
             they are, the less a head that answers all training examples keeps from the layers below.
         trains: whether anything is trained after that.
         cautious: whether the solved head ships, unless what was trained from it is better on the validation split by
-            more than a standard error; where no head can be solved, one at random is trained.
+            a standard error or more; where no head can be solved, one at random is trained.
         space: what `hfft search` tries unless it is told: arguments with their ranges and lists, as in its file.
         adapter: fields of the PEFT configuration whose adapters are trained beside the trunk, which itself stays as it
             is; ``None`` trains the trunk.
@@ -63,7 +63,7 @@ STRATEGIES = {
     for strategy in (
         Strategy(
             "auto",
-            "a solved head first, then all layers; what was trained ships where it is better by more than the error",
+            "a solved head first, then all layers; what was trained ships where it is better by its error or more",
             layerwise=True,
             solved_head=True,
             head_scale=0.25,

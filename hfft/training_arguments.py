@@ -48,7 +48,7 @@ class FineTuningArguments(TrainingArguments):
         metadata={
             "help": "What is trained when: linear-probe (the head alone, solved on the frozen trunk's features), lp-ft "
             "(the same, and then all layers), auto (the same, but the solved head ships unless what was trained is "
-            "better on the validation split by more than a standard error), full (all layers from the first step), "
+            "better on the validation split by a standard error or more), full (all layers from the first step), "
             "gradual (the head first, then layer by layer from the top), or from a solved head adapters beside frozen "
             "layers: lora, dora, ia3, or peft (what adapter_config says)."
         },

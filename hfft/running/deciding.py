@@ -80,10 +80,10 @@ def solved_model(prepared: Preparation, start: Start) -> SolvedModel | None:
 
 
 def decide(trainer: FineTuningTrainer, prepared: Preparation, solved: SolvedModel | None) -> tuple[bool, str | None]:
-    """Put the solved head in the place of what was trained from it, unless that is better by more than the error.
+    """Put the solved head in the place of what was trained from it, unless that is better by the error or more.
 
     It is where the task's first metric, or ``metric_for_best_model`` if that was given, is better on the validation
-    split by more than the standard error of the difference: the one-standard-error rule of Breiman et al. (1984), with
+    split by at least the standard error of the difference: the one-standard-error rule of Breiman et al. (1984), with
     what was trained as the larger model. A metric that has no such error decides by itself. The loss chooses among the
     checkpoints of one training; between the two models it would say which is surer, for a few dozen examples often
     hold no mistake that being sure would cost.
@@ -114,7 +114,7 @@ def decide(trainer: FineTuningTrainer, prepared: Preparation, solved: SolvedMode
 def _compare(
     trainer: FineTuningTrainer, prepared: Preparation, solved: np.ndarray, trained: np.ndarray
 ) -> tuple[bool, str]:
-    """Say whether what was trained is better by more than the error, and by which figures, as a clause."""
+    """Say whether what was trained is better by the error or more, and by which figures, as a clause."""
     data = prepared.data
     target, labels, split = data.target, data.labels("validation"), data.splits["validation"]
     name = str(prepared.chosen.get("metric_for_best_model", target.metrics.headline)).removeprefix("eval_")
@@ -133,4 +133,5 @@ def _compare(
     error = paired_error(first, second, metric, groups)
     if error is None:
         return gain > 0, told
-    return gain > error, f"{told}, standard error of the difference {figure(error)}"
+    # one example that one alone gets right is a gain of just its error, whatever rounding says
+    return gain > 0 and gain >= error * (1 - 1e-9), f"{told}, standard error of the difference {figure(error)}"

@@ -216,6 +216,16 @@ def test_the_first_metric_decides_or_the_one_that_was_asked_for():
     assert decided(np.full(30, 0.6), np.full(30, 0.01), None)[0]  # as many are right, more surely
 
 
+@pytest.mark.parametrize("count", range(2, 40))
+def test_one_example_more_that_is_right_is_a_gain_of_just_its_error(count: int):
+    losses = np.full(count, 0.1)
+    losses[:2] = 5.0
+    better, worse = losses.copy(), losses.copy()
+    better[0], worse[0], worse[-1] = 0.1, 0.1, 5.0
+    assert not decided(losses, better, None)[0]
+    assert decided(losses, worse, None)[0]  # one more, and one less
+
+
 def test_nothing_of_the_pretrained_model_is_read_after_the_training(settings, tiny_bert, tmp_path, monkeypatch):
     import shutil
 
