@@ -221,6 +221,14 @@ class FineTuningTrainer(SoftStart, GuardedSteps, GlobalBatches, LayerRates, Whol
             self._created_lr_scheduler = True  # as the Trainer does: a second train() makes a new one
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save as the Trainer does; the first process says which checkpoint is the best.
+
+        Each looks by itself whether its folder is there, and one that is late finds it renamed.
+        """
+        super()._save_checkpoint(model, trial)
+        self.state.best_model_checkpoint = from_first_process(self.state.best_model_checkpoint)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load as the Trainer does; under FSDP with only that trainable which the saved optimizer has a state of."""
         resumes = checkpoint is not None and self.is_fsdp_enabled and self.unfreezing is not None

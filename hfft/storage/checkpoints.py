@@ -19,7 +19,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 from hfft.failures import writing
-from hfft.hardware.processes import from_first_process
 
 SEAL = "checkpoint.json"
 UNFINISHED = ".unfinished"  # the folder beside, in the run's own
@@ -97,8 +96,6 @@ class WholeCheckpoints(Trainer):
         finally:
             self._writes_checkpoint = False
         self.accelerator.wait_for_everyone()
-        # each process looks by itself whether the folder is there, and one that is late finds it renamed
-        self.state.best_model_checkpoint = from_first_process(self.state.best_model_checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save model and processor as the Trainer does, without the pickled arguments beside them.
