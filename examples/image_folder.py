@@ -26,6 +26,7 @@ def main() -> None:
         model=str(ASSETS / "tiny-vit-glyphs"),  # timm/resnet18.a1_in1k
         data="digits",  # photos/
         output_dir="example-image-folder",
+        strategy="full",  # all layers; left out, a solved head may be what ships
         num_train_epochs=20,
         learning_rate=5e-4,
         augment="none",  # a mirrored 2 is no 2; the default mirrors and crops
