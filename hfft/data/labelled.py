@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,18 +54,12 @@ class LabelledData:
         """The findings, a sentence each."""
         return self.findings.messages()
 
-    def train_and_validation(self) -> Dataset:
-        """Return the examples of both splits, or those of the one that there is."""
+    def put_back(self) -> LabelledData:
+        """Return the data with a drawn validation split put back: one training split, its own pool if there is none."""
         from datasets import concatenate_datasets
 
-        return concatenate_datasets([self.splits[name] for name in ("train", "validation") if name in self.splits])
-
-    def to_learn_from(self) -> Dataset:
-        """Return the examples that a drawn validation split was drawn from, with those that stayed in ``train``.
-
-        Where there are several draws, they are what all were drawn from.
-        """
-        return self.train_and_validation() if self.pool is None else self.pool
+        whole = concatenate_datasets([self.splits["train"], self.splits["validation"]])
+        return replace(self, splits={"train": whole}, pool=whole if self.pool is None else self.pool)
 
     def report(self, task: str) -> dict[str, Any]:
         """Return what a data report holds, as JSON knows it."""

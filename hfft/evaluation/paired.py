@@ -9,7 +9,7 @@ import numpy as np
 import scipy.stats
 
 from hfft.evaluation.bootstrap import WeightedMetric, bootstrap_intervals, jackknife_error
-from hfft.evaluation.intervals import NORMAL_REACH, Interval, standard_error
+from hfft.evaluation.intervals import NORMAL_REACH, Interval, numbered_strata, standard_error
 from hfft.evaluation.metric_set import MetricSet
 
 
@@ -48,16 +48,19 @@ def paired_differences(first: Judged, second: Judged, seed: int = 0) -> dict[str
 def paired_error(first: Judged, second: Judged, name: str, groups: np.ndarray | None = None) -> float | None:
     """Return the standard error of the difference of a metric between two models on the same rows.
 
-    By the jackknife, with ``groups`` of rows that depend on each other left out as a whole, and for rankings from the
-    difference of each row's influence (DeLong et al. 1988).
+    By the jackknife, and for rankings from the difference of each row's influence (DeLong et al. 1988).
+
+    Args:
+        first, second: the models.
+        name: of the metric.
+        groups: (rows,) int, rows that depend on each other and are left out together; ``None`` where none do.
 
     Returns:
         ``None`` for a metric that has neither, and where rows or groups are too few.
     """
     metrics = first.metrics
     if name in metrics.influences:
-        (_, influence), (_, other) = (j.metrics.influences[name](j.labels, j.outputs) for j in (first, second))
-        error = standard_error(other - influence)
+        _, error = _ranking_difference(name, first, second, groups=groups)
         return error if np.isfinite(error) else None
     if name not in metrics.weighted or name in metrics.percentile:  # of what jumps the jackknife tells nothing
         return None
@@ -81,12 +84,9 @@ def _intervals(first: Judged, second: Judged, seed: int) -> dict[str, Interval]:
     strata = None if metrics.strata is None or rare else metrics.strata(labels)
     found: dict[str, Interval] = {}
     for name in () if rare else metrics.influences:
-        (value, influence), (other, other_influence) = (
-            judged.metrics.influences[name](judged.labels, judged.outputs) for judged in (first, second)
-        )
-        reach = NORMAL_REACH * standard_error(other_influence - influence, strata)
-        if reach > 0:
-            found[name] = (other - value - reach, other - value + reach)
+        difference, error = _ranking_difference(name, first, second, strata)
+        if error > 0:
+            found[name] = (difference - NORMAL_REACH * error, difference + NORMAL_REACH * error)
     differences = {name: _difference(name, first, second) for name in metrics.weighted if name in metrics.functions}
     over_classes = [name for name in differences if name in metrics.rates]
     for names, fixed in ((over_classes, strata), ([name for name in differences if name not in over_classes], None)):
@@ -94,6 +94,19 @@ def _intervals(first: Judged, second: Judged, seed: int) -> dict[str, Interval]:
             names, labels, first.outputs, seed, weighted=differences, strata=fixed, percentile=metrics.percentile
         )
     return found
+
+
+def _ranking_difference(
+    name: str, first: Judged, second: Judged, strata: np.ndarray | None = None, groups: np.ndarray | None = None
+) -> tuple[float, float]:
+    """Return the difference and its standard error, from the influence of each row or of each group of rows."""
+    (value, influence), (other, other_influence) = (
+        judged.metrics.influences[name](judged.labels, judged.outputs) for judged in (first, second)
+    )
+    change = other_influence - influence
+    if groups is not None:
+        change = np.bincount(numbered_strata(groups, len(groups)), weights=change)
+    return other - value, standard_error(change, strata)
 
 
 def _difference(name: str, first: Judged, second: Judged) -> WeightedMetric:

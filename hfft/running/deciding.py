@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import torch
-from datasets import Dataset
 
 from hfft.data.split_names import GROUP
 from hfft.evaluation.metrics import LOWER_IS_BETTER
@@ -60,14 +59,13 @@ def solved_model(prepared: Preparation, start: Start) -> SolvedModel | None:
     if missing is not None or start.head is None or start.readout is None:
         prepared.notes.append(f"what is trained ships in any case: {missing}.")
         return None
-    drawn = "validation" in data.drawn
-    pool = data.to_learn_from() if drawn else None
-    logits = head_logits(prepared, data.splits["validation"], pool, start.readout)
+    whole = data.put_back() if "validation" in data.drawn else None
+    logits = head_logits(prepared, data.splits["validation"], None if whole is None else whole.pool, start.readout)
     before = {name: model.get_parameter(name).detach().clone() for name in start.readout.behind}
-    if pool is not None:
-        everything: Dataset = pool if data.pool is None else data.train_and_validation()
-        learned = dataclasses.replace(data, splits={"train": everything}, pool=pool)
-        own = dataclasses.replace(prepared, data=learned, notes=[])
+    told = "the training split"
+    if whole is not None:
+        told = f"all {len(whole.splits['train'])} examples that were given to learn from"
+        own = dataclasses.replace(prepared, data=whole, notes=[])
         with torch.random.fork_rng(devices=[]):
             # another pooling is in the model already
             start_head(own, MODEL, solved=True, penalty=start.head.strength)
@@ -75,7 +73,6 @@ def solved_model(prepared: Preparation, start: Start) -> SolvedModel | None:
     with torch.no_grad():
         for name, value in before.items():
             model.get_parameter(name).copy_(value)
-    told = f"all {len(everything)} examples that were given to learn from" if drawn else "the training split"
     return SolvedModel(logits, weights, told)
 
 

@@ -10,7 +10,7 @@ from hfft.data import LabelledData
 from hfft.evidence import PartOfCrossValidation
 from hfft.hardware.processes import from_first_process
 from hfft.record import RunRecord
-from hfft.running.gathering import note_down, validation_logits
+from hfft.running.gathering import note_down
 from hfft.running.preparing import Preparation
 from hfft.strategies import load_strategy
 from hfft.targets.temperature import calibrate, logit_layers
@@ -46,7 +46,7 @@ def finish_model(
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     if args.calibration != "none":
-        logits = validation_logits(trainer, solved)
+        logits = _predicted(trainer) if solved is None else solved
         layers = logit_layers(model, prepared.few_inputs())
         record.temperature, fitted = calibrate(data.target, model, layers, data.labels("validation"), logits)
         note_down(record.notes, fitted, console)
@@ -54,6 +54,11 @@ def finish_model(
     record.target, told = from_first_process(data.target.finish(model, _held_out(trainer, record, data, part, solved)))
     note_down(record.notes, told, console)
     return told is not None or record.temperature is not None or args.load_in_4bit
+
+
+def _predicted(trainer: FineTuningTrainer) -> np.ndarray:
+    """Return (examples, outputs) the logits of the validation split."""
+    return np.asarray(trainer.predict(trainer.eval_dataset).predictions)
 
 
 def _held_out(
@@ -66,7 +71,7 @@ def _held_out(
     """Return what gives array labels and outputs of examples that were not trained on, or ``None`` without any."""
 
     def predict() -> tuple[np.ndarray, np.ndarray]:
-        logits = validation_logits(trainer, solved, record.temperature)
+        logits = _predicted(trainer) if solved is None else solved / (record.temperature or 1.0)
         return data.labels("validation"), data.target.outputs(logits)
 
     if "validation" in data.splits:

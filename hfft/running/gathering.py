@@ -153,7 +153,7 @@ def evaluate_run(
             logits = np.asarray(predicted.predictions)
             validation["loss"] = (predicted.metrics or {}).get("validation_loss", validation["loss"])
         else:
-            logits = validation_logits(trainer, solved, record.temperature)
+            logits = solved / (record.temperature or 1.0)  # which is folded into the model, not into these
         validation |= measure_function(target, trainer.args)(data.labels("validation"), target.outputs(logits))
         if solved is not None and record.temperature is not None:
             validation["loss"] = validation[target.metrics.loss]
@@ -161,21 +161,6 @@ def evaluate_run(
     record.metrics |= {f"{name}_examples": len(split) for name, split in data.splits.items()}
     if load_strategy(trainer.args.strategy).trains:
         record.metrics["shipped_epoch"] = trainer.shipped_epoch()
-
-
-def validation_logits(
-    trainer: FineTuningTrainer, solved: np.ndarray | None, temperature: float | None = None
-) -> np.ndarray:
-    """Return (examples, outputs) the logits of a model that has not learned from the validation split.
-
-    Args:
-        trainer: has the model that ships.
-        solved: those of the solved head, where that ships and may have learned from these examples since.
-        temperature: that is folded into the model by now, and not into ``solved``.
-    """
-    if solved is not None:
-        return solved / (temperature or 1.0)
-    return np.asarray(trainer.predict(trainer.eval_dataset).predictions)
 
 
 def _test(trainer: FineTuningTrainer, prepared: Preparation, record: RunRecord, known: np.ndarray | None) -> None:

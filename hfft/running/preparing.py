@@ -90,7 +90,7 @@ class Preparation:
         if why is None:
             data = self.data
             if "validation" in data.drawn:  # whose features are needed, too
-                data = dataclasses.replace(data, pool=data.to_learn_from())
+                data = dataclasses.replace(data, pool=data.put_back().pool)
             try:
                 return start_head(dataclasses.replace(self, data=data), pooling, solved=True)
             except UnsolvableHeadError as error:

@@ -79,9 +79,15 @@ def train_sharded(folder: str, kind: str) -> None:
         trainer.save_model(f"{folder}/{name}/model")
 
 
-def whole_run(folder: str, model: str, data: str, rate: float, strategy: str = "lp-ft") -> None:
+def whole_run(folder: str, model: str, data: str, rate: float, **chosen: Any) -> None:
     """Make a run of a model and data."""
-    settings: dict[str, Any] = {"strategy": strategy, "num_train_epochs": 2, "use_cpu": True, "warmup_steps": 0}
+    settings: dict[str, Any] = {
+        "strategy": "lp-ft",
+        "num_train_epochs": 2,
+        "use_cpu": True,
+        "warmup_steps": 0,
+        **chosen,
+    }
     result = finetuning.finetune(model=model, data=data, output_dir=folder, learning_rate=rate, **settings)
     assert isinstance(result.trainer.model, torch.distributed.fsdp.FSDPModule)
 
@@ -105,4 +111,5 @@ def run(folder: str, model: str, data: str) -> None:
     os.environ["FSDP_STATE_DICT_TYPE"] = "SHARDED_STATE_DICT"
     for rate in RATES:
         whole_run(f"{folder}/rate-{rate}", model, data, rate)
-    whole_run(f"{folder}/auto", model, data, RATES[0], "auto")
+    whole_run(f"{folder}/auto", model, data, RATES[0], strategy="auto")
+    whole_run(f"{folder}/auto-solved", model, data, RATES[0], strategy="auto", head_start="solved")

@@ -42,6 +42,15 @@ def test_a_sharded_run_of_auto_starts_from_a_random_head_and_tells_so(runs: Path
     assert "hat is trained ships in any case: no head was solved." in (out / "report.html").read_text()
 
 
+def test_a_sharded_run_of_auto_from_a_solved_head_that_was_asked_for_decides_nothing_and_tells_so(runs: Path):
+    out = runs / "auto-solved"
+    assert "hat is trained ships in any case: no process has the whole model." in (out / "report.html").read_text()
+    trained, solved = (
+        json.loads((runs / name / "metrics.json").read_text()) for name in ("auto-solved", "rate-0.0002")
+    )
+    assert trained["baseline_probe_test_log_loss"] == solved["baseline_probe_test_log_loss"]
+
+
 @pytest.mark.parametrize("rate", RATES)
 def test_what_a_sharded_run_ships_has_the_metrics_that_it_tells(runs: Path, text_folder: Path, rate: float):
     out = runs / f"rate-{rate}"

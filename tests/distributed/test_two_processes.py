@@ -39,6 +39,25 @@ def test_the_command_line_trains_on_two_processes_with_one_voice(tiny_bert, text
     assert json.loads((out / "metrics.json").read_text())["test_examples"] == 15
 
 
+def train_late(folder: str, model: str, data: str) -> None:
+    """Train on this rank, which finds no checkpoint unless it is the first: they have been renamed before it looks."""
+    import hfft
+
+    if os.environ["RANK"] != "0":
+        exists = os.path.exists
+        os.path.exists = lambda path: "checkpoint-" not in os.fspath(path) and exists(path)  # type: ignore[assignment]
+    settings = {"strategy": "full", "num_train_epochs": 2, "learning_rate": 1e-2, "disable_tqdm": True}
+    result = hfft.finetune(model=model, data=data, output_dir=f"{folder}/out", **settings)
+    Path(folder, os.environ["RANK"]).write_text(str(result.trainer.state.best_model_checkpoint), "utf-8")
+
+
+def test_a_process_that_looks_too_late_for_the_best_checkpoint_is_told_of_it(tiny_bert, text_folder, tmp_path: Path):
+    run_ranks(2, train_late, str(tmp_path), str(tiny_bert), str(text_folder))
+    first, second = ((tmp_path / rank).read_text() for rank in "01")
+    assert first == second
+    assert "checkpoint-" in first
+
+
 def cross_validate(argv: list[str], folder: Path) -> None:
     """Run ``hfft crossval`` on this rank, and write down what it says."""
     from hfft.cli import main

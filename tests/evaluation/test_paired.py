@@ -39,6 +39,16 @@ def test_the_error_is_how_far_the_difference_scatters_over_other_rows(name):
     assert np.mean(errors) == pytest.approx(np.std(differences), rel=0.2)
 
 
+@pytest.mark.parametrize("name", ["macro_auroc", "macro_f1", "log_loss"])
+def test_rows_that_depend_on_each_other_count_as_one(name):
+    """Each row four times tells no more than once, but for the share of a group's rows in one more."""
+    first, second = two_models(60)
+    groups = np.tile(np.arange(60), 4)
+    repeated = [Judged(j.metrics, np.tile(j.labels, 4), np.tile(j.outputs, (4, 1))) for j in (first, second)]
+    assert paired_error(*repeated, name, groups) == pytest.approx(paired_error(first, second, name), rel=1e-3)
+    assert paired_error(*repeated, name) < 0.6 * paired_error(first, second, name)
+
+
 def test_what_jumps_from_row_to_row_has_no_such_error():
     judged = Judged(REGRESSION_METRICS, np.arange(9.0), np.arange(9.0) ** 1.1)
     assert paired_error(judged, judged, "median_absolute_error") is None
