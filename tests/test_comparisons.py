@@ -155,14 +155,22 @@ def test_few_examples_are_drawn_for_every_side_alike(comparison, model, data, re
     few_shot = importlib.import_module("few_shot")
     rows = few_shot._rows(str(few_shot.draw(paths[1], 2, 0, tmp_path / "drawn")), "train")
     assert set(rows["label"].value_counts()) == {2}
-    flags = ["--model", paths[0], "--data", paths[1], "--per_class", "4", "--strategies", "linear-probe"]
+    flags = ["--model", paths[0], "--data", paths[1], "--per_class", "4", "--sides", "stock", "linear-probe"]
     runs = told("few_shot", flags, tmp_path, monkeypatch)["runs"]
-    assert [(run["side"], run["per_class"], run["draw"]) for run in runs] == [
-        ("stock Trainer", 4, 0),
-        ("hfft, linear-probe", 4, 0),
+    assert [(run["side"], run["per_class"], run["draw"]) for run in runs] == [("stock", 4, 0), ("linear-probe", 4, 0)]
+    assert all(0 <= run["accuracy"] <= 1 and run["log_loss"] > 0 for run in runs)
+    printed = capsys.readouterr().out
+    assert f"{runs[1]['accuracy'] - runs[0]['accuracy']:+.3f}" in printed
+    # of the training split the others alone are tested, and the drawn ones are the same
+    again = few_shot.draw(paths[1], 2, 0, tmp_path / "again", "train")
+    drawn, tested = (few_shot._rows(str(again), split) for split in ("train", "test"))
+    where = [
+        part["path"].map(lambda path: Path(path).name) if "path" in part else part["text"] for part in (drawn, tested)
     ]
-    assert all(0 <= run["accuracy"] <= 1 for run in runs)
-    assert "4 per class" in capsys.readouterr().out
+    names = [set(part["label"] + "/" + place) for part, place in zip((drawn, tested), where, strict=True)]
+    assert not names[0] & names[1]
+    assert len(drawn) + len(tested) == len(few_shot._rows(paths[1], "train"))
+    assert list(drawn["label"]) == list(rows["label"])
 
 
 def test_the_mean_of_draws_has_student_s_interval(comparison):
