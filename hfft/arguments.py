@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfft.errors import UserError
 from hfft.values import require_choice, require_range
+
+if TYPE_CHECKING:
+    from hfft.task import Task
 
 ON_PROBLEM = ("error", "skip", "warn")
 AUTO_PROBLEM_TYPE = "auto"
@@ -26,6 +29,8 @@ PROBLEM_TYPES = (
 
 
 CROP_MODES = ("center", "squash")
+OF_PICTURES = ("image_size", "crop_pct", "crop_mode")
+OF_TEXTS = ("max_length",)
 _RATES = ("dropout", "drop_path_rate", "patch_drop_rate")
 
 
@@ -106,13 +111,19 @@ class ModelArguments:
         for name in _RATES:
             require_range(self, name, low=0, high=1, high_included=False)
 
-    def about_pictures(self) -> list[str]:
-        """Return the names of those that were given and change what is read of a picture."""
-        return [name for name in ("image_size", "crop_pct", "crop_mode") if getattr(self, name) is not None]
+    def given(self, names: Iterable[str]) -> list[str]:
+        """Return those of the names that were given."""
+        return [name for name in names if getattr(self, name) is not None]
+
+    def require_known_to(self, task: Task) -> None:
+        """Raise :class:`UserError` where it was given how inputs are cut of which the task knows nothing."""
+        for name in self.given(OF_PICTURES + OF_TEXTS):
+            if name not in task.model_arguments:
+                raise UserError(f"--{name} has no place in {task.name.replace('-', ' ')}. Leave it out.")
 
     def rates(self) -> dict[str, float]:
         """Return the rates that were given and make a difference in training alone, by name."""
-        return {name: rate for name in _RATES if (rate := getattr(self, name)) is not None}
+        return {name: getattr(self, name) for name in self.given(_RATES)}
 
 
 @dataclass

@@ -129,6 +129,10 @@ class Task(ABC):
     augmentations: ClassVar[tuple[str, ...]] = ("none",)
     """The values of ``augment`` that :meth:`encoder` knows; ``auto`` means the second where there is one."""
 
+    model_arguments: ClassVar[tuple[str, ...]] = ()
+    """What :meth:`load` makes of how inputs are cut, of ``max_length``, ``image_size``, ``crop_pct`` and ``crop_mode``;
+    the core refuses the others."""
+
     usage: ClassVar[str] = 'classify("an-input-file")'
     """How a ``pipeline`` called ``classify`` is asked, for the model card."""
 
@@ -171,9 +175,8 @@ class Task(ABC):
     ) -> tuple[PreTrainedModel, Any]:
         """Load model (float32, a fresh head for ``target``) and processor.
 
-        With ``target=None`` the checkpoint is loaded as it is, for evaluation and prediction. Arguments that mean
-        nothing to the task are to be refused here: ``max_length``, and what ``arguments.about_pictures()`` names.
-        Raises :class:`UserError` where the checkpoint is not complete.
+        With ``target=None`` the checkpoint is loaded as it is, for evaluation and prediction. Raises :class:`UserError`
+        where the checkpoint is not complete.
         """
 
     def architecture(self, arguments: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:

@@ -7,6 +7,7 @@ import pytest
 from hfft.tasks import ImageClassification, TextClassification
 from transformers import TimeSeriesTransformerConfig
 
+import hfft
 from hfft import Task, UserError, list_tasks, load_task, registry
 from hfft.task import Inspection
 from tests.forkserver import call, run_hfft
@@ -75,6 +76,29 @@ def test_a_third_party_task_is_found_listed_and_trained(plugin: Path, tiny_bert:
     assert done.returncode == 0, done.stderr
     assert "shout-classification" in done.stdout  # chosen by the data alone
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "name", "value"),
+    [
+        ("tiny_bert", "text_folder", "image_size", 64),
+        ("tiny_bert", "text_folder", "crop_pct", 1),
+        ("tiny_bert", "text_folder", "crop_mode", "center"),
+        ("tiny_timm", "image_folder", "max_length", 64),
+    ],
+)
+def test_how_inputs_of_another_kind_are_cut_is_refused(model, data, name, value, request, tmp_path: Path):
+    model, data = (str(request.getfixturevalue(each)) for each in (model, data))
+    out, asked = tmp_path / "out", {"model": model, "data": data, name: value}
+    commands = [
+        lambda: hfft.finetune(**asked, output_dir=str(out)),
+        lambda: hfft.evaluate(**asked),
+        lambda: hfft.check(**asked),
+    ]
+    for command in commands[: 3 if name in ("image_size", "max_length") else 2]:
+        with pytest.raises(UserError, match=f"--{name} has no place in (text|image) classification. Leave it out."):
+            command()
+    assert not out.exists()
 
 
 def test_a_broken_plugin_is_named(plugin: Path, tmp_path: Path):

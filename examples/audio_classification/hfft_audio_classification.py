@@ -153,9 +153,6 @@ class AudioClassification(Task):
         """Load model and feature extractor."""
         from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-        given = arguments.about_pictures() + (["max_length"] if arguments.max_length is not None else [])
-        if given:
-            raise UserError(f"{given[0]} has no place in audio classification. Leave it out.")
         with reading(f"'{arguments.model}' has no usable feature extractor"):
             extractor = AutoFeatureExtractor.from_pretrained(
                 arguments.model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code

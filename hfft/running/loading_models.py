@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hfft.arguments import ModelArguments
+from hfft.arguments import OF_PICTURES, ModelArguments
 from hfft.data import LabelledData
 from hfft.errors import UserError
 from hfft.features.start import AUTO, MODEL
@@ -19,6 +19,7 @@ from hfft.training_arguments import FineTuningArguments
 
 def load_model(task: Task, arguments: ModelArguments, data: LabelledData, console: Console) -> tuple[Any, Any]:
     """Load model and processor, both ready for training on the data's target."""
+    arguments.require_known_to(task)
     config = load_config(arguments)
     if not task.supports(config):
         raise UserError(
@@ -55,7 +56,7 @@ def keep_needed_architecture(arguments: ModelArguments, args: FineTuningArgument
         told = _keep_architecture(arguments, "which FSDP and ZeRO stage 3 leave in parts")
     if args.keep_adapter:
         told = _keep_architecture(arguments, "and adapters by themselves are for the base model as it is")
-        if given := arguments.about_pictures():
+        if given := arguments.given(OF_PICTURES):
             raise UserError(
                 f"{given[0]} changes what the model reads, and adapters by themselves are for the base model as it is: "
                 "leave out keep_adapter."

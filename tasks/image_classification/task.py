@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfft.arguments import OF_PICTURES
 from hfft.findings import reference_text
 from hfft.loading import build_without_weights, load_classifier, reading
 from hfft.task import Collator, Encoder, Example, InputColumn, Inspection, Task
@@ -31,6 +32,7 @@ class ImageClassification(Task):
     inputs = (InputColumn("image", ("image", "img", "picture", "image_path", "file_name", "file", "path", "filepath")),)
     file_suffixes = SUFFIXES
     augmentations = ("none", "light", "medium", "strong")
+    model_arguments = OF_PICTURES
     defaults: ClassVar[Mapping[str, Any]] = {
         "learning_rate": 1e-5,
         "head_learning_rate": 1e-3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfft.arguments import OF_TEXTS
 from hfft.errors import UserError
 from hfft.loading import build_without_weights, load_classifier, reading
 from hfft.task import Collator, Encoder, Example, InputColumn, Inspection, Task
@@ -35,6 +36,7 @@ class TextClassification(Task):
             required=False,
         ),
     )
+    model_arguments = OF_TEXTS
     usage = 'classify("a text", truncation=True)'
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-4, "train_sampling_strategy": "group_by_length"}
 
@@ -69,8 +71,6 @@ class TextClassification(Task):
         """Load model and tokenizer; ``max_length`` becomes the tokenizer's own, so that it is saved with it."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        if given := arguments.about_pictures():
-            raise UserError(f"{given[0]} has no place in text classification. Leave it out.")
         with reading(f"'{arguments.model}' has no usable tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(
                 arguments.model, revision=arguments.revision, trust_remote_code=arguments.trust_remote_code

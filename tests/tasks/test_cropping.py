@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hfft.tasks import ImageClassification, TextClassification
+from hfft.tasks import ImageClassification
 from hfft.tasks.image_classification.cropping import cropped_processor
 from hfft.tasks.image_classification.resizing import resized_processor
 from PIL import Image
@@ -217,10 +217,3 @@ def test_check_reads_no_crop_that_is_not_made(tiny_vit: Path, tmp_path: Path):
 def test_crops_that_cannot_be_meant_are_refused(options: dict[str, Any], message: str):
     with pytest.raises(UserError, match=message):
         ModelArguments(**options)
-
-
-@pytest.mark.parametrize(("name", "value"), [("crop_pct", 1), ("crop_mode", "center")])
-def test_texts_have_no_crop(tiny_bert: Path, name: str, value: Any):
-    arguments = ModelArguments(model=str(tiny_bert), **{name: value})
-    with pytest.raises(UserError, match=f"{name} has no place in text classification"):
-        TextClassification().load(arguments, AutoConfig.from_pretrained(tiny_bert), SingleLabel(["a", "b"]))

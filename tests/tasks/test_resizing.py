@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hfft.tasks import ImageClassification, TextClassification
+from hfft.tasks import ImageClassification
 from hfft.tasks.image_classification.resizing import resized_model, resized_processor
 from PIL import Image
 from transformers import (
@@ -148,12 +148,6 @@ def test_patches_must_fill_the_picture(tiny_vit: Path):
 def test_sizes_that_cannot_be_meant_are_refused(image_size: Any):
     with pytest.raises(UserError, match="image_size must be"):
         ModelArguments(image_size=image_size)
-
-
-def test_texts_have_no_size(tiny_bert: Path):
-    arguments, config = ModelArguments(model=str(tiny_bert), image_size=64), AutoConfig.from_pretrained(tiny_bert)
-    with pytest.raises(UserError, match="image_size has no place"):
-        TextClassification().load(arguments, config, TARGET)
 
 
 @pytest.mark.parametrize(
