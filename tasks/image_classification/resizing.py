@@ -46,7 +46,9 @@ def resized_model(model: PreTrainedModel, size: int) -> PreTrainedModel:
         if _problem(model, size) is not None:
             raise refusal
     if _is_timm(model):
-        model.config.pretrained_cfg = {**(getattr(model.config, "pretrained_cfg", None) or {}), **_timm_size(size)}
+        kept = _timm_size(size)
+        kept["test_input_size"] = kept["input_size"]  # at which timm validates where a checkpoint names it
+        model.config.pretrained_cfg = {**(getattr(model.config, "pretrained_cfg", None) or {}), **kept}
     return model
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hfft.tasks import ImageClassification
 from hfft.tasks.image_classification.resizing import resized_model, resized_processor
@@ -88,7 +89,9 @@ def test_convolutions_read_any_size_as_they_are(tiny_timm: Path):
     pixels = torch.randn(2, 3, 80, 80)
     assert torch.equal(logits(resized, pixels), logits(plain, pixels))
     assert resized.config.model_args == plain.config.model_args
-    assert {**resized.config.pretrained_cfg, "input_size": [3, 32, 32]} == plain.config.pretrained_cfg
+    told = resized.config.pretrained_cfg
+    assert {**told, "input_size": [3, 32, 32]} == {**plain.config.pretrained_cfg, "test_input_size": [3, 80, 80]}
+    assert timm.data.resolve_data_config(pretrained_cfg=told, use_test_size=True)["input_size"] == [3, 80, 80]
     assert processor.data_config["input_size"] == (3, 80, 80)
     assert processor.data_config["crop_pct"] == 0.875
 
