@@ -52,6 +52,12 @@ def plain_items(text: str, named: str) -> dict[str, yaml.Node]:
         _require_plain(text, named)
         # the base loader leaves every scalar as it is written: `text_column: on` is a text
         root = yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        context = "" if error.context is None else f", {error.context}"
+        if error.context_mark is not None:
+            context += f" that begins in line {error.context_mark.line + 1}"
+        raise UserError(f"{named}{line}: no valid YAML: {error.problem}{context}.") from error
     except yaml.YAMLError as error:
         raise UserError(f"{named} is no valid YAML: {' '.join(str(error).split())}") from error
     if root is None:
