@@ -272,6 +272,13 @@ class FineTuningArguments(TrainingArguments):
     )
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch, best."})
+    save_seconds: float = field(
+        default=30.0,
+        metadata={
+            "help": "With save_strategy epoch: least seconds from one checkpoint to the next. The first, the best and "
+            "the last are saved in any case; with 0 all are."
+        },
+    )
     save_total_limit: int | None = field(
         default=1, metadata={"help": "Newest checkpoints that are kept while training, beside the best one."}
     )

@@ -43,6 +43,7 @@ RANGES: dict[str, dict[str, Any]] = {
     "adam_epsilon": {"low": 0, "low_included": False},
     "seed": {"low": 0, "high": 2**32 - 1},
     "data_seed": {"low": 0, "high": 2**32 - 1},
+    "save_seconds": {"low": 0},
     "save_total_limit": {"low": 1},
     "dataloader_num_workers": {"low": 0},
     "max_steps": {"low": -1},

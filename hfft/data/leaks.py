@@ -71,6 +71,7 @@ def _settle(data: LabelledData, name: str, other: str, copies: Copies, were_give
     findings.leave_out(name, _pairs(split, held, copies, f"copy of {other}'s ", every=True))
     if not len(kept):
         del data.splits[name]
+        data.drawn -= {name}
         tell(WARNING, f"every {name} example is a copy of a {other} example: there is no {name} split.")
         return
     data.splits[name], data.inspected[name] = select_rows(split, kept), data.inspected[name].select(kept)

@@ -33,7 +33,7 @@ _CHECKPOINT_DEPENDS_ON = frozenset(
 _NO_RESULT_DEPENDS_ON = frozenset(
     {
         *("output_dir", "auto_batch_size", "per_device_eval_batch_size", "cache_dir", "cache_budget", "disable_tqdm"),
-        *("report_to", "run_name", "keep_models", "refit", "save_total_limit", "on_nan"),
+        *("report_to", "run_name", "keep_models", "refit", "save_seconds", "save_total_limit", "on_nan"),
     }
 )
 _OF_NO_RESULT = ("dataloader_", "logging_", "ddp_")

@@ -10,15 +10,18 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 from hfft.failures import writing
+from hfft.hardware.processes import from_first_process
 
 SEAL = "checkpoint.json"
 UNFINISHED = ".unfinished"  # the folder beside, in the run's own
@@ -46,6 +49,31 @@ class WholeCheckpoints(Trainer):
     """A Trainer whose checkpoints are whole, without pickled arguments, and of which the start may be the best."""
 
     _writes_checkpoint = False
+    _saved_at: float | None = None
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log, evaluate and save as the Trainer does, but for what :meth:`_is_due` says."""
+        if self.control.should_save and not self.control.should_evaluate:
+            self.control.should_save = self._is_due(is_best=False)
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Compare as the Trainer does; it decides between evaluating and saving."""
+        is_best = super()._determine_best_metric(metrics=metrics, trial=trial)
+        if self.control.should_save:
+            self.control.should_save = self._is_due(is_best)
+        return is_best
+
+    def _is_due(self, is_best: bool) -> bool:
+        """Say whether a checkpoint is to be written, the same on all processes.
+
+        Not at the end of an epoch that took less time than checkpoints of a large model take, unless it is the best one
+        so far, the first, the last, or ``save_seconds`` after the one before.
+        """
+        ends = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
+        if self.args.save_strategy != SaveStrategy.EPOCH or is_best or ends or self._saved_at is None:
+            return True
+        return from_first_process(time.monotonic() - self._saved_at >= self.args.save_seconds)
 
     def _evaluate(
         self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
@@ -96,6 +124,7 @@ class WholeCheckpoints(Trainer):
         finally:
             self._writes_checkpoint = False
         self.accelerator.wait_for_everyone()
+        self._saved_at = time.monotonic()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save model and processor as the Trainer does, without the pickled arguments beside them.
@@ -168,7 +197,7 @@ def _fault_of_best(checkpoint: Path) -> str | None:
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()  # of accidents: nobody is kept from forging one
 
 
 def _sync(path: Path) -> None:

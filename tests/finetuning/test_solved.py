@@ -125,6 +125,7 @@ def test_lp_ft_goes_on_where_it_was_interrupted(tiny_bert, text_folder, tmp_path
         "pooling": "mean",
         "learning_rate": 1e-3,
         "num_train_epochs": 4,
+        "save_seconds": 0,
         "save_total_limit": 5,
     }
     whole = hfft.finetune(output_dir=str(tmp_path / "whole"), **settings)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -188,21 +190,80 @@ def test_a_second_signal_is_not_waited_for(settings, tmp_path: Path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def add_callback(patch: pytest.MonkeyPatch, callback: TrainerCallback) -> None:
+    """Give the trainers of runs one more callback."""
+    make = finetuning.make_trainer
+
+    def with_callback(*args: Any, **kwargs: Any) -> Any:
+        trainer = make(*args, **kwargs)
+        trainer.add_callback(callback)
+        return trainer
+
+    patch.setattr(finetuning, "make_trainer", with_callback)
+
+
 def test_python_gets_an_exception_that_names_the_checkpoint(settings, tmp_path: Path):
     class Interrupt(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 4:
                 signal.raise_signal(signal.SIGINT)
 
-    make = finetuning.make_trainer
-
-    def with_interrupt(*args: Any, **kwargs: Any) -> Any:
-        trainer = make(*args, **kwargs)
-        trainer.add_callback(Interrupt())
-        return trainer
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetuning, "make_trainer", with_interrupt)
+        add_callback(patch, Interrupt())
         with pytest.raises(RunInterrupted, match="--resume goes on") as caught:
             hfft.finetune(**{**settings, "output_dir": str(tmp_path / "out")})
     assert caught.value.checkpoint == str(tmp_path / "out" / "checkpoint-5")
+
+
+class Epochs(TrainerCallback):
+    """A clock that each epoch puts forward by 20 seconds; notes when checkpoints were told of."""
+
+    def __init__(self) -> None:
+        self.now, self.told = 1000.0, list[int]()
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        self.now += 20
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.told.append(state.global_step)
+
+
+def epochs_saved(settings: dict[str, Any], patch: pytest.MonkeyPatch, **chosen: Any) -> tuple[list[int], Any]:
+    """Return the epochs after which a run of seven has saved, 0 for the start, and the run."""
+    epochs = Epochs()
+    add_callback(patch, epochs)
+    patch.setattr("hfft.storage.checkpoints.time", SimpleNamespace(monotonic=lambda: epochs.now))
+    own = {**settings, "eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 7}
+    run = hfft.finetune(**{**own, "save_total_limit": 20, **chosen})
+    steps = sorted(int(path.name.partition("-")[2]) for path in Path(run.output_dir).glob("checkpoint-*"))
+    assert epochs.told == [step for step in steps if step]
+    return [step * 7 // run.trainer.state.max_steps for step in steps], run
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(0, [1, 2, 3, 4, 5, 6, 7]), (30, [1, 3, 5, 7]), (1e9, [1, 7])])
+def test_short_epochs_share_a_checkpoint(settings, tmp_path: Path, monkeypatch, seconds: float, saved: list[int]):
+    own = {"strategy": "full", "validation_size": 0, "save_seconds": seconds, "output_dir": str(tmp_path / "out")}
+    assert epochs_saved(settings, monkeypatch, **own)[0] == saved
+
+
+@pytest.mark.parametrize("rate", [3.0, 5e-3])
+def test_the_best_checkpoint_is_saved_however_short_its_epoch_is(settings, tmp_path: Path, monkeypatch, rate: float):
+    own = {"learning_rate": rate, "save_seconds": 1e9, "output_dir": str(tmp_path / "out")}
+    own |= {"head_penalty": 1e3} if rate < 1 else {}  # a head that is sure of nothing is easily bettered
+    saved, run = epochs_saved(settings, monkeypatch, **own)
+    losses = [entry["eval_loss"] for entry in run.record.history if "eval_loss" in entry]
+    assert len(losses) == 8
+    better = [epoch for epoch in range(8) if losses[epoch] < min(losses[:epoch], default=math.inf)]
+    assert saved == sorted({*better, 7})
+    assert (better == [0]) == (rate > 1)
+
+
+def test_a_run_that_is_told_to_stop_saves_however_short_its_epoch_is(settings, tmp_path: Path, monkeypatch):
+    class Interrupt(TrainerCallback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if round(state.epoch) == 3:
+                control.should_training_stop = True
+
+    add_callback(monkeypatch, Interrupt())
+    own = {"strategy": "full", "validation_size": 0, "save_seconds": 1e9, "output_dir": str(tmp_path / "out")}
+    assert epochs_saved(settings, monkeypatch, **own)[0] == [1, 3]
