@@ -204,6 +204,13 @@ class Task(ABC):
         """Return the model that ships: a stock architecture, whatever stood in it for training."""
         return model
 
+    def unfinished(self, model: PreTrainedModel, keep_head: bool) -> bool:
+        """Undo in place what :meth:`finished` did to a model that is to be trained further; say whether there was any.
+
+        ``keep_head`` where the head is the one that shipped, and not drawn anew for another target.
+        """
+        return False
+
     @abstractmethod
     def describe(self, example: Example) -> str:
         """Return one line that shows an example to a person: a path, a text."""

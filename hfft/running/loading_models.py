@@ -17,8 +17,14 @@ from hfft.task import Task
 from hfft.training_arguments import FineTuningArguments
 
 
-def load_model(task: Task, arguments: ModelArguments, data: LabelledData, console: Console) -> tuple[Any, Any]:
-    """Load model and processor, both ready for training on the data's target."""
+def load_model(
+    task: Task,
+    arguments: ModelArguments,
+    data: LabelledData,
+    console: Console,
+    args: FineTuningArguments | None = None,
+) -> tuple[Any, Any]:
+    """Load model and processor, both ready for training on the data's target, with ``args`` where they are settled."""
     arguments.require_known_to(task)
     config = load_config(arguments)
     if not task.supports(config):
@@ -35,6 +41,13 @@ def load_model(task: Task, arguments: ModelArguments, data: LabelledData, consol
             "load_in_4bit true quantizes that while adapters train."
         )
     model, processor = task.load(arguments, config, data.target)
+    keeps_base = args is not None and args.keep_adapter
+    if not keeps_base and task.unfinished(model, data.target.matches(config)) and args is not None and is_sharded(args):
+        raise UserError(
+            f"--model: the pooling that '{arguments.model}' was trained with is folded into its weights, which has to "
+            "be undone for training, and done again in the end: FSDP and ZeRO stage 3 leave no process the whole "
+            "model. Name the one that it was trained from, or train without them."
+        )
     data.target, told = data.target.start(model, data.labels("train"), config)
     if told is not None:
         data.findings.add(NOTE, "target", told)

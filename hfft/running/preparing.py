@@ -166,7 +166,7 @@ def prepare(task: Task, data: LabelledData, settings: dict[str, Any], console: C
     measure = measure_function(data.target, args)
     settle(args, task, data, measure, chosen)
     set_seed(args.seed)  # the head is drawn here
-    model, processor = load_model(task, model_arguments, data, console)
+    model, processor = load_model(task, model_arguments, data, console, args)
     cache = Cache(cache_folder(data_arguments.cache_dir), round(data_arguments.cache_budget * 1e9))
     return Preparation(
         *(task, data, model_arguments, args, chosen, measure, cache, console, model, processor),

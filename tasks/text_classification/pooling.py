@@ -136,6 +136,39 @@ def folded(model: Any) -> Any:
     return stock.to(device=model.device, dtype=model.dtype).train(model.training)
 
 
+def unfolded(model: Any, keep_head: bool) -> bool:
+    """Undo :func:`folded` in place: take the block out again that stands for the mean, and let the head read that.
+
+    Args:
+        model: a stock model, as it was loaded.
+        keep_head: whether its classifier is the one that was folded, whose weights have the size that suits the pooler.
+
+    Returns:
+        whether it was one that :func:`folded` made, and that nothing has trained since.
+    """
+    layers = _layers(model)
+    if layers is None or len(layers) < 2 or isinstance(layers[-1], MeanTokens) or not can_pool_tokens(model):
+        return False
+    with torch.random.fork_rng(devices=[]):
+        block = type(layers[-1])(model.config)
+    _fold_block(block)
+    expected = {f"block.{name}": value for name, value in block.state_dict().items()}
+    found = {f"block.{name}": value for name, value in layers[-1].state_dict().items()}
+    pooler = getattr(_trunk(model), "pooler", None)
+    if pooler is not None:
+        expected |= {"weight": torch.eye(model.config.hidden_size) * _NEARLY_LINEAR, "bias": pooler.dense.bias * 0}
+        found |= pooler.dense.state_dict()
+    if not all(torch.equal(found[name].cpu(), value.cpu()) for name, value in expected.items()):
+        return False
+    del layers[-1]
+    model.config.num_hidden_layers = len(layers)
+    pool_tokens(model)
+    if pooler is not None and keep_head:
+        with torch.no_grad():
+            model.classifier.weight.mul_(_NEARLY_LINEAR)
+    return True
+
+
 def _has_own_pooling(model: Any) -> bool:
     """Say whether the architecture can be told to pool the mean, as ModernBERT can."""
     return getattr(model.config, "classifier_pooling", None) in ("cls", "mean")

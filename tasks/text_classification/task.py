@@ -125,6 +125,12 @@ class TextClassification(Task):
 
         return folded(model)
 
+    def unfinished(self, model: PreTrainedModel, keep_head: bool) -> bool:
+        """Take the mean of the tokens out of the weights again, whose size there suits no training."""
+        from .pooling import unfolded
+
+        return unfolded(model, keep_head)
+
     def class_inputs(self, names: Sequence[str]) -> list[Mapping[str, Any]]:
         """The names as texts, if each says something."""
         from .naming import as_texts

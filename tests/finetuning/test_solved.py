@@ -116,6 +116,25 @@ def test_where_training_only_harms_the_solved_head_ships(tiny_bert, text_folder,
     assert any("the solved head ships" in note for note in run.record.notes)
 
 
+def test_what_ships_with_its_mean_folded_is_trained_further_as_it_was(tiny_bert, text_folder, tmp_path: Path):
+    own = {**QUICK, "data": str(text_folder), "pooling": "mean", "strategy": "full", "learning_rate": 1e-3}
+    first = hfft.finetune(model=str(tiny_bert), output_dir=str(tmp_path / "first"), **own)
+    again = {**own, "model": first.output_dir, "pooling": "auto", "warmup_steps": 0}
+    same, further = (
+        hfft.finetune(**{**again, "learning_rate": rate, "output_dir": str(tmp_path / str(rate))})
+        for rate in (1e-9, 1e-3)
+    )
+    assert same.metrics["test_log_loss"] == pytest.approx(first.metrics["test_log_loss"], rel=1e-3)
+    losses = [entry["loss"] for entry in further.record.history if "loss" in entry]
+    before = [entry["loss"] for entry in first.record.history if "loss" in entry]
+    assert losses[0] < before[-1] * 1.2
+    shipped, other = (load_file(Path(run.output_dir) / "model.safetensors") for run in (first, further))
+    assert shipped.keys() == other.keys()
+    moved = {name for name in shipped if not torch.equal(shipped[name], other[name])}
+    assert "bert.encoder.layer.1.output.dense.weight" in moved
+    assert not any("pooler" in name or "encoder.layer.2." in name for name in moved)  # which stand for the mean
+
+
 def test_lp_ft_goes_on_where_it_was_interrupted(tiny_bert, text_folder, tmp_path: Path):
     settings = {
         **QUICK,

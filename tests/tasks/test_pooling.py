@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from hfft.tasks.text_classification.pooling import MeanTokens, can_pool_tokens, folded, pool_tokens
+from hfft.tasks.text_classification.pooling import MeanTokens, can_pool_tokens, folded, pool_tokens, unfolded
 from transformers import AutoModelForSequenceClassification
 
 from hfft import LayerStack
@@ -43,6 +45,40 @@ def test_the_stock_architecture_computes_the_same(model_type: str, attention: st
     scale = (pooled - pooled.mean(dim=0)).abs().max()
     assert (stock(**batch(model)).logits - pooled).abs().max() < 0.02 * scale
     assert (before - pooled).abs().max() > 0.05 * scale  # it reads something else than before
+
+
+@pytest.mark.parametrize("keep_head", [True, False])
+@pytest.mark.parametrize("model_type", OF_BERTS_MAKE)
+def test_what_was_folded_is_taken_out_again(model_type: str, keep_head: bool, tmp_path: Path):
+    model = model_of(model_type)
+    pool_tokens(model)
+    folded(model).save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    head = {name: value.clone() for name, value in again.named_parameters() if name.startswith("classifier.")}
+    assert unfolded(again, keep_head)
+    assert [type(module) for module in again.modules()] == [type(module) for module in model.modules()]
+    assert again.config.num_hidden_layers == model.config.num_hidden_layers
+    trained = dict(model.named_parameters())
+    for name, value in again.named_parameters():
+        assert torch.equal(value, trained[name] if keep_head or name not in head else head[name]), name
+    stock = folded(again)
+    assert unfolded(stock, keep_head)
+    assert not unfolded(stock, keep_head)
+    assert not unfolded(model_of(model_type), keep_head)
+
+
+def test_what_was_trained_since_it_was_folded_is_left_as_it_is():
+    model = model_of("bert")
+    pool_tokens(model)
+    last = f"bert.encoder.layer.{model.config.num_hidden_layers}"
+    for name in ("bert.pooler.dense.bias", "bert.pooler.dense.weight", f"{last}.output.dense.weight"):
+        stock = folded(model)
+        with torch.no_grad():
+            stock.get_parameter(name).add_(1e-3)
+        before = {name: value.clone() for name, value in stock.state_dict().items()}
+        assert not unfolded(stock, True)
+        assert before.keys() == stock.state_dict().keys()
+        assert all(torch.equal(value, before[name]) for name, value in stock.state_dict().items())
 
 
 def test_the_mean_is_that_of_the_tokens_that_the_mask_leaves():
