@@ -124,6 +124,7 @@ def fine_tune(
         record.notes.append(note)
         console.print(f"  {note[0].upper()}{note[1:]}")
     trainer = make_trainer(prepared, start)
+    trainer.start_may_be_best = solved is None  # else that is set aside, and compared in the end
     if args.calibration != "none":
         # a head that cannot hold a temperature is refused before training
         logit_layers(prepared.model, prepared.few_inputs())

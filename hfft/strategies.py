@@ -23,8 +23,8 @@ class Strategy:
         head_scale: what the logits of a solved head are multiplied by before the training, a power of two. The smaller
             they are, the less a head that answers all training examples keeps from the layers below.
         trains: whether anything is trained after that.
-        cautious: whether the solved head ships, unless what was trained from it is better on the validation split by
-            a standard error or more; where no head can be solved, one at random is trained.
+        cautious: whether the solved head ships where it is better on the validation split than what was trained from
+            it; where no head can be solved, one at random is trained.
         space: what `hfft search` tries unless it is told: arguments with their ranges and lists, as in its file.
         adapter: fields of the PEFT configuration whose adapters are trained beside the trunk, which itself stays as it
             is; ``None`` trains the trunk.
@@ -63,7 +63,7 @@ STRATEGIES = {
     for strategy in (
         Strategy(
             "auto",
-            "a solved head first, then all layers; what was trained ships where it is better by its error or more",
+            "a solved head first, then all layers; whichever is better on the validation split ships",
             layerwise=True,
             solved_head=True,
             head_scale=0.25,

@@ -16,6 +16,7 @@ from hfft.hardware.launching import is_sharded
 from hfft.hardware.processes import from_first_process
 from hfft.running.baselines import head_logits
 from hfft.running.preparing import Preparation, start_head
+from hfft.running.settling import measure_function
 from hfft.storage.arrays import encode_column
 from hfft.strategies import load_strategy
 from hfft.terminal import figure
@@ -77,13 +78,12 @@ def solved_model(prepared: Preparation, start: Start) -> SolvedModel | None:
 
 
 def decide(trainer: FineTuningTrainer, prepared: Preparation, solved: SolvedModel | None) -> tuple[bool, str | None]:
-    """Put the solved head in the place of what was trained from it, unless that is better by the error or more.
+    """Put the solved head in the place of what was trained from it, where it is the better one on the validation split.
 
-    It is where the task's first metric, or ``metric_for_best_model`` if that was given, is better on the validation
-    split by at least the standard error of the difference: the one-standard-error rule of Breiman et al. (1984), with
-    what was trained as the larger model. A metric that has no such error decides by itself. The loss chooses among the
-    checkpoints of one training; between the two models it would say which is surer, for a few dozen examples often
-    hold no mistake that being sure would cost.
+    The better one has the better first metric of the task, or ``metric_for_best_model`` if that was given, where they
+    differ by at least the standard error of the difference (as in the one-standard-error rule of Breiman et al. 1984);
+    of a few dozen examples many have the same. Where they do not, the lower loss decides: it tells the more of each
+    example, but by itself favours who is surer, for so few often hold no mistake that being sure would cost.
 
     Args:
         trainer: that has trained, with the best checkpoint in its model.
@@ -95,10 +95,8 @@ def decide(trainer: FineTuningTrainer, prepared: Preparation, solved: SolvedMode
     """
     if solved is None:
         return False, None
-    evaluated = [entry for entry in trainer.state.log_history if "eval_loss" in entry and entry["step"] > 0]
-    trained = bool(trainer.state.best_global_step)
-    told = "no epoch was better on the validation split" if evaluated else "nothing that was trained was evaluated"
-    if trained:
+    trained, told = False, "nothing that was trained was evaluated"
+    if any("eval_loss" in entry and entry["step"] > 0 for entry in trainer.state.log_history):
         logits = np.asarray(trainer.predict(trainer.eval_dataset).predictions)
         trained, told = from_first_process(_compare(trainer, prepared, solved.logits, logits))
     if trained:
@@ -111,24 +109,32 @@ def decide(trainer: FineTuningTrainer, prepared: Preparation, solved: SolvedMode
 def _compare(
     trainer: FineTuningTrainer, prepared: Preparation, solved: np.ndarray, trained: np.ndarray
 ) -> tuple[bool, str]:
-    """Say whether what was trained is better by the error or more, and by which figures, as a clause."""
-    data = prepared.data
-    target, labels, split = data.target, data.labels("validation"), data.splits["validation"]
-    name = str(prepared.chosen.get("metric_for_best_model", target.metrics.headline)).removeprefix("eval_")
-    metric = target.metrics.loss if name == "loss" else name
-    first, second = (Judged(target.metrics, labels, target.outputs(logits)) for logits in (solved, trained))
-    values = [prepared.measure(each.labels, each.outputs).get(metric, math.nan) for each in (first, second)]
-    lower = metric in LOWER_IS_BETTER or prepared.chosen.get("greater_is_better") is False
-    gain = (values[0] - values[1]) * (1 if lower else -1)
-    called = f"validation {metric.replace('_', ' ')}"
-    told = f"{called} {figure(values[1])} with training, {figure(values[0])} without"
-    if math.isnan(gain):
-        return not math.isnan(values[1]), told
-    if len(labels) < 2:
-        return False, f"{told}, and too few examples to tell"
+    """Say whether what was trained is the better one, and by which figures, as a clause."""
+    data, loss = prepared.data, prepared.data.target.metrics.loss
+    labels, split = data.labels("validation"), data.splits["validation"]
+    name = str(prepared.chosen.get("metric_for_best_model", data.target.metrics.headline)).removeprefix("eval_")
+    metric = loss if name == "loss" else name
+    judged, values = [], []
+    for logits in (solved, trained):
+        outputs = data.target.outputs(logits)
+        target = data.target.tuned(lambda outputs=outputs: (labels, outputs))  # type: ignore[misc]
+        judged.append(Judged(target.metrics, labels, outputs))
+        values.append(measure_function(target, trainer.args)(labels, outputs))
+
+    def gain(of: str) -> float:
+        lower = of in LOWER_IS_BETTER or (of == metric and prepared.chosen.get("greater_is_better") is False)
+        return (values[1].get(of, math.nan) - values[0].get(of, math.nan)) * (-1 if lower else 1)
+
+    def figures(of: str) -> str:
+        return f"{figure(values[1].get(of, math.nan))} with training, {figure(values[0].get(of, math.nan))} without"
+
+    told = f"validation {metric.replace('_', ' ')} {figures(metric)}"
+    if math.isnan(gain(metric)):
+        return not math.isnan(values[1].get(metric, math.nan)), told
     groups = encode_column(split, GROUP)[0] if GROUP in split.column_names else None
-    error = paired_error(first, second, metric, groups)
-    if error is None:
-        return gain > 0, told
-    # one example that one alone gets right is a gain of just its error, whatever rounding says
-    return gain > 0 and gain >= error * (1 - 1e-9), f"{told}, standard error of the difference {figure(error)}"
+    error = paired_error(judged[0], judged[1], metric, groups)
+    told += "" if error is None else f", standard error of the difference {figure(error)}"
+    # one example that one alone gets right is a difference of just its error, whatever rounding says
+    if metric == loss or (gain(metric) != 0 and abs(gain(metric)) >= (error or 0) * (1 - 1e-9)):
+        return gain(metric) > 0, told
+    return gain(loss) > 0, f"{told}; {loss.replace('_', ' ')} {figures(loss)}"

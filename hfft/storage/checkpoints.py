@@ -48,6 +48,9 @@ def finish(beside: Path, checkpoint: Path) -> None:
 class WholeCheckpoints(Trainer):
     """A Trainer whose checkpoints are whole, without pickled arguments, and of which the start may be the best."""
 
+    start_may_be_best = True
+    """Whether an evaluation of the start counts as one of the training, with a checkpoint to go back to."""
+
     _writes_checkpoint = False
     _saved_at: float | None = None
 
@@ -78,13 +81,13 @@ class WholeCheckpoints(Trainer):
     def _evaluate(
         self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
     ) -> dict[str, float]:
-        """Evaluate as the Trainer does; with ``eval_on_start`` the start itself may turn out as the best checkpoint."""
+        """Evaluate as the Trainer does; with ``eval_on_start`` the start may turn out as the best checkpoint."""
         if skip_scheduler and self.state.global_step > 0:
             return {}  # resumed: this is no start
         metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
-        if skip_scheduler:
-            self._determine_best_metric(metrics=metrics, trial=trial)  # also what early stopping compares with
-        if skip_scheduler and self.args.load_best_model_at_end:
+        if skip_scheduler and self.start_may_be_best:
+            self._determine_best_metric(metrics=metrics, trial=trial)
+        if skip_scheduler and self.start_may_be_best and self.args.load_best_model_at_end:
             # the Trainer takes step 0 for no step
             self.state.best_model_checkpoint = str(Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-0")
             self._save_checkpoint(self.model, trial)

@@ -161,8 +161,9 @@ def decided(
     )
     loaded: list[Any] = []
     chosen = {} if metric is None else {"metric_for_best_model": metric}
-    prepared: Any = SimpleNamespace(data=data, measure=target.metrics.compute, chosen=chosen)
+    prepared: Any = SimpleNamespace(data=data, chosen=chosen)
     trainer: Any = SimpleNamespace(
+        args=SimpleNamespace(metrics=None),
         state=SimpleNamespace(best_global_step=7, log_history=[{"eval_loss": 1.0, "step": 7}]),
         model=SimpleNamespace(load_state_dict=loaded.append),
         accelerator=SimpleNamespace(unwrap_model=lambda model: model),
@@ -175,55 +176,66 @@ def decided(
     return solved, told
 
 
-def test_what_was_trained_ships_from_one_standard_error_on():
-    generator = np.random.default_rng(0)
-    losses, noise = generator.uniform(0.5, 1.0, 40), generator.normal(0, 0.1, 40)
-    noise -= noise.mean()
-    error = noise.std(ddof=1) / 40**0.5
-    for errors, solved in ((-3.0, True), (0.9, True), (1.1, False), (5.0, False)):
-        found, told = decided(losses, losses + noise - errors * error)
+def right(rows: list[int], count: int, sure: float = 0.2, wrong: float = 1.5) -> np.ndarray:
+    """Return the log loss of examples of which these are right."""
+    losses = np.full(count, wrong)
+    losses[rows] = sure
+    return losses
+
+
+def test_the_first_metric_decides_where_it_differs_by_its_standard_error():
+    """And the loss where it does not: more right answers, each less sure."""
+    for gained, lost, solved in ((1, 0, False), (0, 1, True), (3, 1, False), (2, 1, True), (1, 2, False)):
+        both, first = list(range(10, 20)), list(range(lost))
+        before, after = right([*first, *both], 30), right([*range(9 - gained, 9), *both], 30)
+        # the loss says the contrary of the accuracy
+        before, after = (before, after * 1.4) if gained > lost else (before * 1.4, after)
+        found, told = decided(before, after, None)
+        assert found == solved, (gained, lost, told)
+        differences = np.array([1.0] * gained + [-1.0] * lost + [0.0] * (30 - gained - lost))
+        assert f"standard error of the difference {differences.std(ddof=1) / 30**0.5:.3f}" in told
+        assert ("; log loss " in told) == (abs(gained - lost) < (gained + lost) ** 0.5)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", None])
+def test_the_lower_loss_ships_of_two_that_are_right_as_often(metric):
+    losses = right([0, 1, 2, 3], 12)
+    for factor, solved in ((0.5, False), (0.99, False), (1.01, True), (1.0, True)):
+        found, told = decided(losses, losses * factor, metric)
         assert found == solved
-        assert f"standard error of the difference {error:.3f}" in told
-    assert decided(losses, losses)[0]  # no difference, no error
-    assert not decided(losses, losses - 0.1)[0]  # each example has gained as much
+        assert f"; log loss {(losses * factor).mean():.3f} with training, {losses.mean():.3f} without" in told
+
+
+def test_the_loss_decides_alone_where_it_was_asked_for():
+    losses, better = right([], 30, wrong=0.8), right([*range(10)], 30, sure=0.6, wrong=5.0)
+    assert not decided(losses, better, "accuracy")[0]
+    assert decided(losses, better, "loss")[0]
+    assert not decided(losses, losses - 0.01, "loss")[0]
 
 
 def test_examples_of_one_group_count_as_one(monkeypatch):
     monkeypatch.setattr("hfft.running.deciding.encode_column", lambda split, name: (np.array(split.data[name]), None))
-    generator = np.random.default_rng(1)
-    losses = generator.uniform(0.5, 1.0, 8)
-    gains = np.array([0.25, -0.1, -0.05, 0.1, 0.25, -0.15, -0.1, 0.1])
+    before, after = right([0], 8), right([1, 2], 8, sure=0.6, wrong=4.0)  # a gain of less than its error
     for repeats, solved in ((1, True), (5, False)):
-        assert decided(np.repeat(losses, repeats), np.repeat(losses - gains, repeats))[0] == solved
+        assert decided(np.repeat(before, repeats), np.repeat(after, repeats), None)[0] == solved
     groups = np.repeat(np.arange(8), 5).tolist()
-    assert decided(np.repeat(losses, 5), np.repeat(losses - gains, 5), groups=groups)[0]
+    assert decided(np.repeat(before, 5), np.repeat(after, 5), None, groups=groups)[0]
 
 
-def test_one_example_tells_nothing():
-    found, told = decided(np.array([1.5]), np.array([0.1]))
-    assert found
-    assert told.endswith("too few examples to tell.")
-
-
-def test_the_first_metric_decides_or_the_one_that_was_asked_for():
-    losses = np.full(30, 0.8)  # of which the answer is wrong
-    better = np.where(np.arange(30) < 10, 0.6, 5.0)  # more are right, and the loss is worse
-    assert decided(losses, better)[0]
-    for metric in ("accuracy", None):  # which is the first one of the task
-        found, told = decided(losses, better, metric)
-        assert not found
-        assert "validation accuracy 0.333 with training, 0.000 without" in told
-    assert decided(np.full(30, 0.6), np.full(30, 0.01), None)[0]  # as many are right, more surely
+def test_one_example_is_judged_by_its_loss():
+    assert not decided(np.array([1.5]), np.array([0.1]), None)[0]
+    assert decided(np.array([0.1]), np.array([0.2]), None)[0]
 
 
 @pytest.mark.parametrize("count", range(3, 40))
 def test_one_example_more_that_is_right_is_a_gain_of_just_its_error(count: int):
     losses = np.full(count, 0.1)
     losses[:2] = 5.0
-    better, worse = losses.copy(), losses.copy()
-    better[0], worse[0], worse[-1] = 0.1, 0.1, 5.0
-    assert not decided(losses, better, None)[0]
-    assert decided(losses, worse, None)[0]  # one more, and one less
+    better = losses * 1.3  # less sure of each
+    better[0] = 0.1
+    found, told = decided(losses, better, None)
+    assert not found
+    assert "; log loss" not in told
 
 
 def test_nothing_of_the_pretrained_model_is_read_after_the_training(settings, tiny_bert, tmp_path, monkeypatch):
