@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except KeyboardInterrupt as interrupt:
         if is_first_process():
-            print(f"hfft: {interrupt or 'interrupted.'}", file=sys.stderr)
+            print(f"hfft: {str(interrupt) or 'interrupted.'}", file=sys.stderr)
         return INTERRUPTED if isinstance(interrupt, RunInterrupted) else STOPPED
 
 

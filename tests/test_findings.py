@@ -103,6 +103,19 @@ def test_uneven_classes_are_told(rare: int, told: bool):
         assert f"'common' has 100 of {100 + rare} training examples, 'rare' {rare}" in uneven[0]
 
 
+def test_of_uneven_tags_examples_are_counted():
+    rows = [("one", "two")] * 60 + [("three",)] * 4
+
+    def table(values: list[tuple[str, ...]], what: str) -> Dataset:
+        texts = [f"{what} {i}" for i in range(len(values))]
+        return Dataset.from_dict({"text": texts, "label": [list(value) for value in values]})
+
+    splits = DatasetDict(train=table(rows, "train"), test=table(rows[-8:], "test"))
+    notes = prepare(read_source(splits, ()), TEXT, DataArguments(validation_size=0), 0).notes
+    (uneven,) = [note for note in notes if "uneven" in note]
+    assert "has 60 of 64 training examples, 'three' 4. Micro F1 alone is not enough; read macro F1." in uneven
+
+
 def test_classes_that_are_not_tested_are_told():
     (note,) = messages(["a", "b", "c"] * 3, ["a", "b"])
     assert note == "the test split has no example of c: nothing is measured about what is absent."

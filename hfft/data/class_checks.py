@@ -36,12 +36,15 @@ def tell_of_classes(data: LabelledData) -> None:
         data.findings.add(ERROR, "classes", message, "train", len(lost), map(Offender, lost))
     elif counts.max() > _UNEVEN * counts.min():
         most, least = int(counts.argmax()), int(counts.argmin())
+        first, *_ = data.target.metrics.functions
+        even = [name for name in ("balanced_accuracy", "macro_f1") if name in data.target.metrics.functions]
+        advice = f"{first} alone is not enough; read {' and '.join(even)}".replace("_", " ").replace("f1", "F1")
         data.findings.add(
             WARNING,
             "imbalance",
-            f"the classes are uneven: '{data.class_names[most]}' has {counts[most]} of {counts.sum()} training "
-            f"examples, '{data.class_names[least]}' {counts[least]}. Accuracy alone is not enough; read balanced "
-            "accuracy and macro F1.",
+            f"the classes are uneven: '{data.class_names[most]}' has {counts[most]} of {len(data.splits['train'])} "
+            f"training examples, '{data.class_names[least]}' {counts[least]}. "
+            f"{advice[0].upper()}{advice[1:]}.",
             "train",
             int((counts * _UNEVEN < counts.max()).sum()),
             (Offender(data.class_names[index], f"{counts[index]} examples") for index in counts.argsort(kind="stable")),

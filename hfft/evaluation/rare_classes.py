@@ -53,7 +53,11 @@ def shrunken_intervals(
         values = _logit(function(hits, np.broadcast_to(rows, hits.shape), predictions))
         middle = _logit(observed) - (values.mean() - _logit(expected))  # macro F1 of few rows is biased downwards
         reach = NORMAL_REACH * values.std()
-        intervals[name] = (float(expit(middle - reach)), float(expit(middle + reach)))
+        # what is seen lies within, also at 0 and 1, which have no logit
+        intervals[name] = (
+            min(float(expit(middle - reach)), float(observed)),
+            max(float(expit(middle + reach)), float(observed)),
+        )
     return intervals
 
 

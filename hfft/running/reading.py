@@ -32,7 +32,9 @@ def read_data(settings: dict[str, Any], console: Console, draw: bool = True) -> 
     console.print(f"Data: {labelled.origin}: {sizes}; {labelled.target.describe()} ({task.name})")
     if labelled.columns:
         read = ", ".join(f"{role} from '{column}'" for role, column in labelled.columns.items())
-        unused = [column for column in source.column_names if column not in labelled.columns.values()]
+        read += f", groups from '{labelled.group_column}'" if labelled.group_column is not None else ""
+        used = {*labelled.columns.values(), labelled.group_column}
+        unused = [column for column in source.column_names if column not in used]
         console.print(f"  {read}" + (f"; not used: {listed(unused)}" if unused else ""))
     for note in labelled.notes:
         console.print(f"  {note}")

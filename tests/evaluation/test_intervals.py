@@ -104,6 +104,17 @@ def test_rare_classes_borrow_from_the_others():
     assert "No interval of macro_auroc: 1 class has fewer than 5 test examples, too few to rank." in notes
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_what_is_seen_of_rare_classes_lies_within_its_interval(right: bool):
+    labels = np.array([0, 0, 1, 1, 2])
+    answers = labels if right else (labels + 1) % 3
+    found = single_label_metrics(3).intervals(labels, np.eye(3)[answers] * 0.7 + 0.1, seed=0)
+    for name in ("balanced_accuracy", "macro_f1"):
+        low, high = found[name]
+        assert (high if right else low) == float(right)
+        assert low < high
+
+
 def test_more_rows_give_a_narrower_interval():
     labels, probabilities = random_case(30)
     metrics = single_label_metrics(4)
