@@ -7,6 +7,7 @@ from pathlib import Path
 RUN_FILE = "run.yaml"
 RUN_HEADER = "# Written by hfft."
 METRICS_FILE = "metrics.json"
+LEARNED_FROM = "learned_from_examples"  # in there, of a solved head that has learned from a drawn validation split, too
 PREDICTIONS_FILE = "predictions.parquet"
 DATA_FILE = "data_report.json"
 CARD_FILE = "README.md"

@@ -39,7 +39,16 @@ def split_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArgume
 
 
 def training_arguments(settings: dict[str, Any]) -> FineTuningArguments:
-    """Build the training arguments; what transformers refuses is a :class:`UserError` as well."""
+    """Build the training arguments; what transformers refuses is a :class:`UserError` as well.
+
+    Checkpoints are saved as often as is evaluated where only that was given, and without evaluations none is the best.
+    """
+    evaluates = settings.get("eval_strategy")
+    if evaluates == "no":
+        settings = {"load_best_model_at_end": False, **settings}
+    elif evaluates is not None and "save_strategy" not in settings:
+        steps = {"save_steps": settings["eval_steps"]} if "eval_steps" in settings else {}
+        settings = {"save_strategy": evaluates, **steps, **settings}
     try:
         return FineTuningArguments(**settings)
     except UserError:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hfft.arguments import DataArguments, ModelArguments, column_settings
 from hfft.errors import UserError
+from hfft.settings import training_arguments
 from hfft.training_arguments import FineTuningArguments
 from hfft.values import require_range
 
@@ -124,3 +127,19 @@ def test_columns_that_are_no_mapping_of_texts_are_refused(columns: object):
 def test_an_input_with_a_flag_of_its_own_is_named_by_that():
     with pytest.raises(UserError, match="text has a flag of its own: --text_column"):
         DataArguments(columns={"text": "review"})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "saved", "best"),
+    [
+        ({}, ("epoch", 500), True),
+        ({"eval_strategy": "no"}, ("epoch", 500), False),
+        ({"eval_strategy": "steps", "eval_steps": 5}, ("steps", 5), True),
+        ({"eval_strategy": "steps", "eval_steps": 5, "save_steps": 10}, ("steps", 10), True),
+        ({"eval_strategy": "steps", "eval_steps": 5, "save_strategy": "best"}, ("best", 500), True),
+    ],
+)
+def test_checkpoints_follow_the_evaluations(tmp_path: Path, chosen: dict[str, Any], saved: tuple[str, int], best: bool):
+    args = training_arguments({"output_dir": str(tmp_path), **chosen})
+    assert (args.save_strategy, args.save_steps) == saved
+    assert args.load_best_model_at_end == best

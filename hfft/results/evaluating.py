@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from hfft.data.split_names import LABEL, UNSPLIT
 from hfft.errors import UserError, listed, nearest
 from hfft.evaluation import interval_notes, metric_rows, summarize
 from hfft.results.inference import Classifier, columns_of_run, settings_of_run, sort_settings
-from hfft.run_folder import is_of_cross_validation
+from hfft.run_folder import LEARNED_FROM, METRICS_FILE, is_of_cross_validation
 from hfft.task import Task
 from hfft.terminal import make_console, progress_bar
 
@@ -110,6 +111,13 @@ def _evaluation_split(
         raise UserError(
             f"--model: '{model}' is part of a cross-validation and was trained on most of '{source.origin}', or on all "
             "of it: the figures stand in crossval.json. Only a test split that the data bring along can be evaluated."
+        )
+    metrics = Path(model) / METRICS_FILE
+    if own and split == "validation" and metrics.is_file() and LEARNED_FROM in json.loads(metrics.read_text("utf-8")):
+        raise UserError(
+            f"--split: the solved head that '{model}' ships has learned from the validation split, too, which was "
+            "drawn from the training split. How it answered there before stands in metrics.json, as validation_...; "
+            "take --split test."
         )
     if split != UNSPLIT and run is not None and own:
         names = {field.name for field in dataclasses.fields(DataArguments)}

@@ -35,7 +35,10 @@ def make_trainer(prepared: Preparation, start: Start) -> FineTuningTrainer:
         require_optimizer(args)
     strategy = load_strategy(args.strategy)
     rates = f"; learning rate {_rates(prepared)}" if strategy.trains else ""
-    prepared.console.print(f"Strategy: {strategy.name} ({strategy.summary}){rates}; {args.precision}")
+    summary = strategy.summary
+    if strategy.cautious and (start.head is None or not args.load_best_model_at_end):  # then it decides nothing
+        summary = load_strategy("full" if start.head is None else "lp-ft").summary
+    prepared.console.print(f"Strategy: {strategy.name} ({summary}){rates}; {args.precision}")
     train, validation = _encoded(prepared)
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:

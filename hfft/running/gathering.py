@@ -24,6 +24,7 @@ from hfft.loading import load_config
 from hfft.record import Predictions, RunRecord
 from hfft.report import write_report
 from hfft.report.examples import SHOWN, shown_examples
+from hfft.run_folder import LEARNED_FROM
 from hfft.running.preparing import Preparation
 from hfft.running.recipes import rerunnable
 from hfft.running.settling import measure_function
@@ -159,6 +160,8 @@ def evaluate_run(
             validation["loss"] = validation[target.metrics.loss]
     record.metrics |= {f"validation_{name}": value for name, value in validation.items()}
     record.metrics |= {f"{name}_examples": len(split) for name, split in data.splits.items()}
+    if solved is not None and "validation" in data.drawn:
+        record.metrics[LEARNED_FROM] = len(data.splits["train"]) + len(data.splits["validation"])
     if load_strategy(trainer.args.strategy).trains:
         record.metrics["shipped_epoch"] = trainer.shipped_epoch()
 

@@ -61,6 +61,11 @@ def test_the_solved_head_ships_with_the_validation_examples_in_it(settings, tmp_
     assert run.metrics["shipped_epoch"] == 0
     assert {each["distance"] for each in run.record.distances} == {0.0}
     assert not any(name.startswith("baseline_probe") for name in run.metrics)  # it is no baseline of itself
+    assert run.metrics["learned_from_examples"] == 36
+    with pytest.raises(UserError, match="has learned from the validation split, too"):
+        hfft.evaluate(run.output_dir, settings["data"], "validation")
+    again = hfft.evaluate(run.output_dir, settings["data"])
+    assert again.metrics["test_log_loss"] == pytest.approx(run.metrics["test_log_loss"], rel=1e-5)
 
 
 def test_what_was_trained_ships_where_it_is_better(settings, tmp_path):
@@ -71,6 +76,9 @@ def test_what_was_trained_ships_where_it_is_better(settings, tmp_path):
     assert f"log loss {auto.metrics['validation_log_loss']:.3f} with training" in told
     assert auto.metrics["shipped_epoch"] > 0
     assert same(weights(auto), weights(tuned))
+    assert "learned_from_examples" not in auto.metrics
+    found = hfft.evaluate(auto.output_dir, settings["data"], "validation")
+    assert found.metrics["validation_log_loss"] == pytest.approx(auto.metrics["validation_log_loss"], rel=1e-5)
 
 
 def test_a_validation_split_that_was_given_is_not_learned_from(settings, tmp_path):
@@ -138,10 +146,12 @@ def test_a_head_that_knows_the_classes_is_kept(settings, tmp_path):
     assert same(weights(auto), weights(full))
 
 
-def test_without_a_validation_split_what_is_trained_ships(settings, tmp_path):
-    own = {**settings, **HOPELESS, "validation_size": 0}
+@pytest.mark.parametrize("chosen", [{"validation_size": 0}, {"eval_strategy": "no"}])
+def test_without_a_validation_split_what_is_trained_ships(settings, tmp_path, chosen, capsys):
+    own = {**settings, **HOPELESS, **chosen}
     auto, tuned = (hfft.finetune(**own, strategy=name, output_dir=str(tmp_path / name)) for name in ("auto", "lp-ft"))
     assert "what is trained ships in any case: nothing is chosen on a validation split." in auto.record.notes
+    assert "whichever is better" not in capsys.readouterr().out
     assert same(weights(auto), weights(tuned))
 
 
