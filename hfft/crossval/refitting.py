@@ -90,7 +90,7 @@ def _chosen_by_folds(folds: list[dict[str, Any]], args: FineTuningArguments) -> 
         shipped = trained if 2 * len(trained) > len(folds) else [0.0]
     epochs = statistics.median(shipped)
     if epochs == 0 and args.starts_solved:
-        note = "No training after the solved head, which is what ships in the median fold."
+        note = "No training after the solved head, which is what half of the folds or more ship."
         chosen |= {"strategy": "linear-probe", **dict.fromkeys(_OF_TRAINING)}
         return chosen | ({"pooling": MODEL} if args.keep_adapter else {}), [note]  # as adapters by themselves need it
     epochs = epochs or 1.0  # a head that is drawn at random has to be trained
