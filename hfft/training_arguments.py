@@ -47,8 +47,8 @@ class FineTuningArguments(TrainingArguments):
         default=DEFAULT_STRATEGY,
         metadata={
             "help": "What is trained when: linear-probe (the head alone, solved on the frozen trunk's features), lp-ft "
-            "(the same, and then all layers), auto (the same, but the solved head ships unless what was trained is "
-            "better on the validation split by a standard error or more), full (all layers from the first step), "
+            "(the same, and then all layers), auto (the same, but the solved head ships where training has "
+            "bettered nothing on the validation split), full (all layers from the first step), "
             "gradual (the head first, then layer by layer from the top), or from a solved head adapters beside frozen "
             "layers: lora, dora, ia3, or peft (what adapter_config says)."
         },

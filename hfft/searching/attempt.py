@@ -147,6 +147,7 @@ def _measure(task: Task, part: Part, settings: Mapping[str, Any], objective: Obj
         else:
             args.save_only_model = True
         trainer = make_trainer(prepared, start)
+        trainer.start_may_be_best = solved is None
         if report is not None:
             trainer.add_callback(_Watch(objective.name, report))
         with computing(SMALLER_BATCHES):
@@ -187,7 +188,7 @@ def _metrics(prepared: Preparation, model: Any, logits: torch.Tensor, name: str)
 def _shipped(trainer: FineTuningTrainer, chooses: bool) -> dict[str, float]:
     """Return the evaluation of the checkpoint that a run would ship: the best one, or the last.
 
-    The start is among them where it was evaluated: of ``auto`` the better of both, be it by less than the error.
+    The start is among them where it was evaluated: of ``auto`` the better of both by what chooses checkpoints.
     """
     name = f"eval_{str(trainer.args.metric_for_best_model).removeprefix('eval_')}"
     entries = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
