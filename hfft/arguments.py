@@ -10,13 +10,10 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hfft.errors import UserError
 from hfft.values import require_choice, require_range
-
-if TYPE_CHECKING:
-    from hfft.task import Task
 
 ON_PROBLEM = ("error", "skip", "warn")
 AUTO_PROBLEM_TYPE = "auto"
@@ -114,12 +111,6 @@ class ModelArguments:
     def given(self, names: Iterable[str]) -> list[str]:
         """Return those of the names that were given."""
         return [name for name in names if getattr(self, name) is not None]
-
-    def require_known_to(self, task: Task) -> None:
-        """Raise :class:`UserError` where it was given how inputs are cut of which the task knows nothing."""
-        for name in self.given(OF_PICTURES + OF_TEXTS):
-            if name not in task.model_arguments:
-                raise UserError(f"--{name} has no place in {task.name.replace('-', ' ')}. Leave it out.")
 
     def rates(self) -> dict[str, float]:
         """Return the rates that were given and make a difference in training alone, by name."""

@@ -56,7 +56,7 @@ def check(data: Any, *, seed: int = 42, **settings: Any) -> CheckResult:
     report: dict[str, Any] = {"data": str(data), "task": arguments.task}
     with findings.catching("unreadable data"):
         task, source = read_for_task(arguments)
-        model.require_known_to(task)
+        task.require_known(model)
         report["task"] = task.name
         require_named_columns(source, task, arguments.named_columns())
         with progress_bar(make_console()) as bar:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfft.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
@@ -178,6 +180,14 @@ class Task(ABC):
         With ``target=None`` the checkpoint is loaded as it is, for evaluation and prediction. Raises :class:`UserError`
         where the checkpoint is not complete.
         """
+
+    def require_known(self, arguments: ModelArguments) -> None:
+        """Raise :class:`UserError` for what :attr:`model_arguments` leaves out."""
+        from hfft.arguments import OF_PICTURES, OF_TEXTS
+
+        for name in arguments.given(OF_PICTURES + OF_TEXTS):
+            if name not in self.model_arguments:
+                raise UserError(f"--{name} has no place in {self.name.replace('-', ' ')}. Leave it out.")
 
     def architecture(self, arguments: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:
         """Return the model that :meth:`load` would load, for its structure alone; its weights need not be there."""

@@ -229,6 +229,10 @@ class FineTuningTrainer(SoftStart, GuardedSteps, GlobalBatches, LayerRates, Whol
         super()._save_checkpoint(model, trial)
         self.state.best_model_checkpoint = from_first_process(self.state.best_model_checkpoint)
 
+    def _is_due(self, is_best: bool) -> bool:
+        """Go by the clock of the first process."""
+        return from_first_process(super()._is_due(is_best))
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load as the Trainer does; under FSDP with only that trainable which the saved optimizer has a state of."""
         resumes = checkpoint is not None and self.is_fsdp_enabled and self.unfreezing is not None

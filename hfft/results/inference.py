@@ -46,7 +46,7 @@ class Classifier:
             raise UserError(
                 f"--model: '{arguments.model}' is a {config.model_type} model, which cannot do {chosen.name}."
             )
-        arguments.require_known_to(chosen)
+        chosen.require_known(arguments)
         model, processor = chosen.load(arguments, config, None)
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return cls(chosen, model.to(device or "cpu").eval(), processor, target_of_config(model.config))

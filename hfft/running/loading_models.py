@@ -25,7 +25,7 @@ def load_model(
     args: FineTuningArguments | None = None,
 ) -> tuple[Any, Any]:
     """Load model and processor, both ready for training on the data's target, with ``args`` where they are settled."""
-    arguments.require_known_to(task)
+    task.require_known(arguments)
     config = load_config(arguments)
     if not task.supports(config):
         raise UserError(

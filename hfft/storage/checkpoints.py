@@ -21,7 +21,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rota
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 from hfft.failures import writing
-from hfft.hardware.processes import from_first_process
 
 SEAL = "checkpoint.json"
 UNFINISHED = ".unfinished"  # the folder beside, in the run's own
@@ -68,7 +67,7 @@ class WholeCheckpoints(Trainer):
         return is_best
 
     def _is_due(self, is_best: bool) -> bool:
-        """Say whether a checkpoint is to be written, the same on all processes.
+        """Say whether a checkpoint is to be written.
 
         Not at the end of an epoch that took less time than checkpoints of a large model take, unless it is the best one
         so far, the first, the last, or ``save_seconds`` after the one before.
@@ -76,7 +75,7 @@ class WholeCheckpoints(Trainer):
         ends = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
         if self.args.save_strategy != SaveStrategy.EPOCH or is_best or ends or self._saved_at is None:
             return True
-        return from_first_process(time.monotonic() - self._saved_at >= self.args.save_seconds)
+        return time.monotonic() - self._saved_at >= self.args.save_seconds
 
     def _evaluate(
         self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
